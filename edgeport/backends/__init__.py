@@ -1,0 +1,1 @@
+"""One runtime a file: lower to its format, load it, read its costs."""

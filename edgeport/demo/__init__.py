@@ -1,0 +1,1 @@
+"""The embedded default: a small network for handwritten digits, with weights and data."""

@@ -1,0 +1,1 @@
+"""Where an artifact runs, and the single-file agent that runs it there."""

@@ -1,0 +1,1 @@
+"""The traced float network: trace helpers, canonical form, fast execution, ONNX export."""

@@ -1,0 +1,1 @@
+"""Structured filter pruning: which channels belong together, which matter least, and how to cut them."""

@@ -1,0 +1,1 @@
+"""Activation statistics and the integer ranges made from them."""

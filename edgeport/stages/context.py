@@ -1,0 +1,77 @@
+"""What every stage may use besides the model: data, seed, threads, a place for checkpoints, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from edgeport.dataset import Dataset
+    from edgeport.types import Model
+
+
+class Task(Protocol):
+    """A running piece of work with a known length."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Say that `steps` more are done."""
+
+    def note(self, text: str) -> None:
+        """Show a few words beside the bar, such as the current loss."""
+
+
+class Progress(Protocol):
+    """Where progress is shown; a terminal bar in the CLI, nowhere in a library call."""
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Task]:
+        """Show work of `total` steps while the block runs."""
+        ...
+
+    def log(self, message: str) -> None:
+        """Show one line."""
+
+
+class _Silence:
+    def advance(self, steps: int = 1) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Task]:
+        """Show nothing."""
+        yield self
+
+    def log(self, message: str) -> None:
+        """Show nothing."""
+
+
+SILENT: Progress = _Silence()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Surroundings of a stage; the same object for every stage of a build.
+
+    Attributes:
+        seed: the one seed of the build.
+        threads: threads for torch.
+        scratch: a folder that survives a killed build, for a stage's checkpoints; None: nothing is kept.
+        teacher: the traced float network as it came in.
+        calibrate: calibration samples.
+        train: training samples.
+        progress: where to show progress.
+    """
+
+    seed: int = 0
+    threads: int = 1
+    scratch: Path | None = None
+    teacher: Model | None = None
+    calibrate: Dataset | None = None
+    train: Dataset | None = None
+    progress: Progress = field(default=SILENT)

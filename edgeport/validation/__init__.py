@@ -1,0 +1,1 @@
+"""What an artifact costs: accuracy, parity with float, latency, memory, power proxies."""
