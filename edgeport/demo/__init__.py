@@ -1,1 +1,1 @@
-"""The embedded default: a small network for handwritten digits, with weights and data."""
+"""The embedded default: a small network for handwritten digits, with its weights, data and training script."""

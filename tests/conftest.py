@@ -1,0 +1,29 @@
+"""What all tests share: one thread, the checkout and the folder of shared models and data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: a thread a core only slows small networks down
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the folder of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of shared models and data, `$EDGEPORT_DATA` or `../shared/data`; skip where there is none."""
+    folder = Path(os.environ.get("EDGEPORT_DATA") or ROOT.parent / "shared" / "data").resolve()
+    if not (folder / "zoo.py").is_file():
+        pytest.skip("no shared data: set EDGEPORT_DATA to the folder with zoo.py, or put it at ../shared/data")
+    return folder
