@@ -1,1 +1,52 @@
-"""One runtime a file: lower to its format, load it, read its costs."""
+"""One runtime a file: lower to its format and say how its file is fed. Found by file name, imported when used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgeport.graph.float_graph import FloatGraph
+    from edgeport.profile import TargetProfile
+    from edgeport.types import Artifact
+
+NAMES = ("onnxruntime", "openvino", "tflite")
+
+
+class Backend(Protocol):
+    """What a module in this folder offers.
+
+    Attributes:
+        suffix: of its files, with the dot.
+        packages: distribution names whose versions decide what it writes.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+
+    def lower_float(self, graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
+        """Write the float32 file to `out`.
+
+        Raises:
+            MissingPackageError: the runtime's tools are not installed.
+            LoweringError: an operator cannot be expressed; it is named.
+        """
+        ...
+
+    def lower_int8(self, graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+        """Write the statically quantized file to `out`, with the ranges of `graph`; same errors."""
+        ...
+
+    def bindings(self, graph: FloatGraph, path: Path) -> Mapping[str, object]:
+        """Return how a file's tensors belong to the network's inputs and outputs: the content of `io.json`."""
+        ...
+
+
+def backend(name: str) -> Backend:
+    """Return the backend module of that name."""
+    if name not in NAMES:
+        raise ValueError(f"no backend '{name}'")
+    return cast(Backend, import_module(f"edgeport.backends.{name}"))

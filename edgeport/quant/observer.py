@@ -1,0 +1,118 @@
+"""Streaming statistics of one activation: memory does not depend on how many samples are seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+BINS = 4096  # over [-span, span]; with the span a power of two, growing it merges bins exactly
+SAMPLED_VALUES = 2048  # values of each sample that enter the histogram; minimum and maximum see every value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What is known of one activation after calibration.
+
+    Attributes:
+        low: smallest value seen.
+        high: largest value seen.
+        span: the histogram covers [-span, span].
+        counts: `(BINS,)` int64, values per bin, of an evenly strided share of all values.
+    """
+
+    low: float
+    high: float
+    span: float
+    counts: np.ndarray
+
+    def percentile_range(self, percent: float) -> tuple[float, float]:
+        """Return the range that keeps `percent` of the values, cutting the same share at either end.
+
+        An end whose cut falls into the bin of the extreme itself is kept exact.
+        """
+        total = int(self.counts.sum())
+        if total == 0:
+            return self.low, self.high
+        cut = (1 - percent / 100) / 2 * total
+        cumulative = np.cumsum(self.counts)
+        first = int(np.searchsorted(cumulative, cut, side="right"))
+        last = int(np.searchsorted(cumulative, total - cut, side="left"))
+        width = 2 * self.span / BINS
+        low = max(self.low, -self.span + first * width)
+        high = min(self.high, -self.span + (last + 1) * width)
+        return low, high
+
+
+class Observer:
+    """Collects `Statistics` batch by batch."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.low = np.inf
+        self.high = -np.inf
+        self.span = 0.0
+        self.counts = np.zeros(BINS, np.int64)
+
+    def update(self, values: torch.Tensor) -> None:
+        """Take in one batch, `(samples, ...)` of any floating dtype and layout.
+
+        Raises:
+            ValueError: a value is NaN or infinite.
+        """
+        import torch
+
+        if values.numel() == 0:
+            return
+        values = _memory_order(values)
+        low, high = (float(end) for end in torch.aminmax(values))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError("NaN or infinite")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._grow(max(abs(low), abs(high)))
+        self._count(_strided_share(values))
+
+    def _grow(self, largest: float) -> None:
+        if largest <= self.span or largest == 0.0:
+            return
+        wanted = float(2.0 ** np.ceil(np.log2(largest)))
+        if self.span == 0.0:
+            zeros = int(self.counts.sum())  # everything so far was exactly zero
+            self.counts[:] = 0
+            self.counts[BINS // 2] = zeros
+            self.span = wanted
+        while self.span < wanted:
+            merged = self.counts.reshape(-1, 2).sum(1)
+            self.counts = np.zeros(BINS, np.int64)
+            self.counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
+            self.span *= 2
+
+    def _count(self, values: np.ndarray) -> None:
+        if self.span == 0.0:
+            self.counts[BINS // 2] += values.size
+            return
+        bins = ((values + np.float32(self.span)) * np.float32(BINS / (2 * self.span))).astype(np.int32)
+        np.clip(bins, 0, BINS - 1, out=bins)
+        self.counts += np.bincount(bins, minlength=BINS)
+
+    def statistics(self) -> Statistics:
+        """Return what was seen so far."""
+        return Statistics(low=self.low, high=self.high, span=self.span, counts=self.counts.copy())
+
+
+def _memory_order(values: torch.Tensor) -> torch.Tensor:
+    """Return `(samples, rest)`; activations are channels-last, so nothing is copied."""
+    if values.dim() == 4:
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(values.shape[0] if values.dim() else 1, -1)
+
+
+def _strided_share(values: torch.Tensor) -> np.ndarray:
+    """Return about `SAMPLED_VALUES` values a sample, evenly spaced in memory order, float32."""
+    stride = max(1, values.shape[1] // SAMPLED_VALUES) | 1  # odd: coprime with power-of-two channel counts
+    share: np.ndarray = values[:, ::stride].float().contiguous().numpy().reshape(-1)
+    return share
