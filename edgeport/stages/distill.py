@@ -1,0 +1,206 @@
+"""Distill: fine-tunes the student, usually pruned, to give the outputs of the float network that came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgeport.errors import ConfigError, StageError
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from edgeport.dataset import Dataset
+    from edgeport.stages.context import Context
+    from edgeport.training.loop import Recipe, Trained
+    from edgeport.training.losses import Objective
+    from edgeport.types import Model
+
+CHECKPOINT = "distill.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Train the student against the traced teacher.
+
+    One output of class scores, (classes,), with labels or class names in the training data: softened divergence plus
+    cross-entropy (`ClassObjective`). Any other network: relative squared error of every output (`ValueObjective`).
+    SGD with Nesterov momentum 0.9 and a one-cycle learning rate.
+
+    Attributes:
+        epochs: passes over the training data, >= 1.
+        temperature: softens both distributions, > 0.
+        label_weight: weight of the cross-entropy with the labels, where there are labels; >= 0.
+        learning_rate: highest learning rate of the schedule, > 0.
+        warmup: share of the steps in which the learning rate rises, 0..1.
+        batch_size: samples a step, >= 2.
+        weight_decay: L2 penalty of convolution and linear weights, >= 0.
+        clip_norm: longest gradient, > 0.
+        augment: flip colour images and shift images of at least 16 x 16 pixels; student and teacher see the same.
+        dtype: number format of convolutions and products while training. `auto` is bfloat16 for class scores where the
+            processor has matrix units for it (AMX), else float32; values of a regression need float32's digits.
+    """
+
+    epochs: int
+    temperature: float = 4.0
+    label_weight: float = 0.1
+    learning_rate: float = 0.05
+    warmup: float = 0.1
+    batch_size: int = 128
+    weight_decay: float = 5e-4
+    clip_norm: float = 5.0
+    augment: bool = True
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+    def __call__(self, model: Model, context: Context) -> tuple[Model, dict[str, object]]:
+        """Return the trained model and figures: losses, samples, seconds, number format, threads, where it resumed.
+
+        Raises:
+            ConfigError: an option out of range, no training data, or data that do not fit the network.
+            StageError: teacher and student differ in what they return, or the training diverged.
+        """
+        self._check_options()
+        data = self._checked_data(model, context)
+        teacher = context.teacher
+        if teacher is None:
+            raise ValueError("context.teacher is None; distill needs the traced float network")
+        if not model.has_dynamic_batch:
+            raise StageError("distill: the network takes batches of one only, so it cannot be trained; drop --distill")
+        _check_outputs(model, teacher)
+
+        from edgeport.training.modes import with_tensors
+
+        recipe = self._recipe(self._objective(model, data), context.seed)
+        trained = _fit((teacher.module, model.module), data, recipe, context)
+        result = model.with_(module=with_tensors(model.module, trained.state.tensors), calibration=None)
+        return result, _metrics(trained, recipe, samples=len(data), threads=context.threads)
+
+    def _check_options(self) -> None:
+        limits = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "temperature": (self.temperature > 0, "above 0"),
+            "label_weight": (self.label_weight >= 0, "at least 0"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "warmup": (0 <= self.warmup <= 1, "between 0 and 1"),
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "clip_norm": (self.clip_norm > 0, "above 0"),
+        }
+        for name, (is_allowed, allowed) in limits.items():
+            if not is_allowed:
+                raise ConfigError(f"distill: {name} is {getattr(self, name)}; it must be {allowed}")
+
+    def _checked_data(self, model: Model, context: Context) -> Dataset:
+        data = context.train
+        if data is None:
+            raise ConfigError("--distill needs --train DATA")
+        wanted = tuple(spec.shape for spec in model.inputs)
+        if tuple(data.shapes) != wanted:
+            raise ConfigError(f"--train: samples of shape {_shown(data.shapes)}; the network takes {_shown(wanted)}")
+        if len(data) < 2:
+            raise ConfigError(f"--train: {len(data)} sample; training needs at least 2")
+        if _is_class_scores(model) and data.labels() is not None:
+            data.check_labels(model.outputs[0].shape[0])
+        return data
+
+    def _objective(self, model: Model, data: Dataset) -> Objective:
+        from edgeport.training.losses import ClassObjective, ValueObjective
+        from edgeport.training.modes import ends_in_softmax
+
+        if _is_class_scores(model) and (data.labels() is not None or data.classes):
+            return ClassObjective(
+                temperature=self.temperature,
+                label_weight=self.label_weight,
+                are_probabilities=ends_in_softmax(model.module),
+            )
+        return ValueObjective()
+
+    def _recipe(self, objective: Objective, seed: int) -> Recipe:
+        from edgeport.training.loop import Recipe, fastest_dtype
+        from edgeport.training.losses import ClassObjective
+
+        automatic = fastest_dtype() if isinstance(objective, ClassObjective) else "float32"
+        return Recipe(
+            objective=objective,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            augment=self.augment,
+            seed=seed,
+            dtype=automatic if self.dtype == "auto" else self.dtype,
+        )
+
+
+def _fit(networks: tuple[GraphModule, GraphModule], data: Dataset, recipe: Recipe, context: Context) -> Trained:
+    """Run the loop with a progress bar and, where there is a scratch folder, checkpoints."""
+    from edgeport.training import loop, schedule
+    from edgeport.training.checkpoint import fingerprint
+
+    keep = loop.Keep()
+    if context.scratch is not None:
+        options = {**asdict(recipe), "kind": type(recipe.objective).__name__, "threads": context.threads}
+        keep = loop.Keep(path=context.scratch / CHECKPOINT, fingerprint=fingerprint(options, networks, data.digest()))
+    total = recipe.epochs * schedule.steps_per_epoch(len(data), recipe.batch_size)
+    done = 0
+    with context.progress.task("distill", total) as task:
+
+        def show(step: loop.Step) -> None:
+            nonlocal done
+            task.note(f"epoch {step.epoch}/{recipe.epochs} loss {step.loss:.3f}")
+            task.advance(step.step - done)  # more than one after a resume
+            done = step.step
+
+        with loop.threads(context.threads):
+            trained = loop.fit(networks, data, recipe, keep=keep, on_step=show)
+        task.advance(total - done)
+    if trained.was_discarded:
+        context.progress.log("distill: a checkpoint of another training was replaced")
+    return trained
+
+
+def _metrics(trained: Trained, recipe: Recipe, *, samples: int, threads: int) -> dict[str, object]:
+    state = trained.state
+    return {
+        "epochs": state.epochs,
+        "samples": samples,
+        "objective": type(recipe.objective).__name__,
+        "loss_per_epoch": list(state.losses),
+        "loss": state.losses[-1],
+        "seconds": sum(state.seconds),
+        "seconds_per_epoch": list(state.seconds),
+        "dtype": recipe.dtype,
+        "threads": threads,
+        "resumed_from_epoch": trained.resumed_from_epoch,
+    }
+
+
+def _check_outputs(model: Model, teacher: Model) -> None:
+    """Run one sample through both networks and compare what comes out.
+
+    Raises:
+        StageError: another number of outputs, or another shape.
+    """
+    import torch
+
+    from edgeport.training.loop import outputs_of
+
+    with torch.no_grad():
+        given, wanted = (
+            [tuple(output.shape) for output in outputs_of(network.module, network.example_inputs, "float32")]
+            for network in (model, teacher)
+        )
+    if given != wanted:
+        raise StageError(f"distill: the student returns {_shown(given)}, the teacher {_shown(wanted)}; they must match")
+
+
+def _is_class_scores(model: Model) -> bool:
+    """Whether the network returns one vector a sample, of two values or more."""
+    return len(model.outputs) == 1 and len(model.outputs[0].shape) == 1 and model.outputs[0].shape[0] >= 2
+
+
+def _shown(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join("x".join(str(size) for size in shape) or "scalar" for shape in shapes)

@@ -1,0 +1,1 @@
+"""Training a traced network: losses, augmentation, schedule, checkpoints and the loop itself."""
