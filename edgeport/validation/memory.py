@@ -1,0 +1,26 @@
+"""Size on disk and peak memory while running."""
+
+from __future__ import annotations
+
+from edgeport.types import Artifact, Metric, Origin
+
+
+def size_metrics(artifact: Artifact, float_artifact: Artifact | None) -> list[Metric]:
+    """Return `size_bytes` and, beside a float file, `size_float_bytes` and `compression` (float size / this size)."""
+    size = artifact.size_bytes
+    found = [Metric(name="size_bytes", value=size, unit="bytes", origin="measured")]
+    if float_artifact is not None:
+        other = float_artifact.size_bytes
+        found.append(Metric(name="size_float_bytes", value=other, unit="bytes", origin="measured"))
+        found.append(Metric(name="compression", value=other / size, unit="x", origin="measured"))
+    return found
+
+
+def peak_metrics(peak_rss_bytes: int | None, *, origin: Origin, suffix: str = "") -> list[Metric]:
+    """Return `peak_rss_bytes` of the process that ran one file: Python, numpy, the runtime and the file together.
+
+    Nothing where the system does not tell (Windows).
+    """
+    if peak_rss_bytes is None:
+        return []
+    return [Metric(name=f"peak_rss_bytes{suffix}", value=peak_rss_bytes, unit="bytes", origin=origin)]

@@ -1,0 +1,120 @@
+"""Runs a target's files on their real runtime and says how good, fast and big they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgeport.devices import host
+from edgeport.profile import TargetProfile
+from edgeport.types import Artifact, Metric, OpCost, Origin
+from edgeport.validation import accuracy, energy, latency, memory, parity
+from edgeport.validation.judge import judge_all
+from edgeport.validation.origin import origin_on_host
+
+FLOAT = "@float32"  # names of the float file's own figures end with this
+_TIMED_ENOUGH = 40  # inferences; fewer samples than that are followed by a timing of their own
+_MEMORY_SAMPLES = 10  # inferences after which the peak memory of a batch-one file has settled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the files are held against.
+
+    Attributes:
+        outputs: of the float network that was lowered, in torch; an array a network output, (N, ...).
+        labels: (N,) class indices; None: unknown.
+        top1_float: percent of the original network, before any pruning, on the same samples; None: not known.
+    """
+
+    outputs: tuple[NDArray[Any], ...]
+    labels: NDArray[Any] | None = None
+    top1_float: float | None = None
+
+
+def validate(  # noqa: PLR0913  the eight things that a verdict is about
+    artifact: Artifact,
+    float_artifact: Artifact,
+    *,
+    inputs: tuple[Path, ...],
+    reference: Reference,
+    profile: TargetProfile,
+    costs: tuple[OpCost, ...],
+    max_drop: float | None = None,
+    float_samples: int | None = None,
+) -> tuple[Metric, ...]:
+    """Return every figure of a target's file, judged by the target's limits.
+
+    The file and the float file run over the samples in one process, ten samples each in turn, which gives outputs and
+    interleaved latencies at once; another short process gives the float file's peak memory. `io.json` beside the files
+    maps their tensors.
+
+    Args:
+        artifact: the file that ships.
+        float_artifact: the float file of the same network; may be `artifact` itself, which then runs once.
+        inputs: an .npy file a network input, (N, ...), channels first; row i belongs to row i of the reference.
+        reference: outputs, labels and accuracy of torch.
+        profile: the target.
+        costs: operators of `artifact`, read from the file.
+        max_drop: points of top-1 that may be lost, over the target's limit.
+        float_samples: how many of the first samples the float file runs (its only fault can be a wrong conversion, and
+            that shows on few); None: all. On fewer than all there is no `top1@float32`.
+
+    Raises:
+        StageError: a file fails in its runtime, or gives other shapes than torch, NaN or infinity.
+        MissingPackageError: the runtime is not installed.
+    """
+    origin = origin_on_host(profile)
+    is_alone = artifact.path == float_artifact.path
+    paths = (artifact.path,) if is_alone else (artifact.path, float_artifact.path)
+    count = len(reference.outputs[0])
+    float_count = count if float_samples is None else min(count, float_samples)
+    results = host.run_together(paths, inputs, threads=profile.threads, samples=(count, float_count)[: len(paths)])
+    found, float_found = results[0], results[-1]
+    float_reference = tuple(output[:float_count] for output in reference.outputs)
+    parity.check_outputs(float_found.outputs, float_reference, name=float_artifact.path.name)
+    parity.check_outputs(found.outputs, reference.outputs, name=artifact.path.name)
+
+    metrics = _accuracy(found.outputs, reference, origin)
+    metrics += parity.metrics(found.outputs, reference.outputs, origin=origin)
+    timings = [result.timing for result in results]
+    if min(timing.samples for timing in timings) < _TIMED_ENOUGH:
+        timings = list(host.bench(paths, threads=profile.threads, inputs=inputs))
+    metrics += latency.metrics(timings[0], None if is_alone else timings[1], origin=origin)
+    metrics += memory.size_metrics(artifact, None if is_alone else float_artifact)
+    metrics += memory.peak_metrics(found.peak_rss_bytes, origin=origin)
+    metrics += energy.metrics(costs)
+    if not is_alone:
+        metrics += _float_top1(float_found.outputs, reference, origin)
+        short = host.run(
+            float_artifact.path, inputs, threads=profile.threads, samples=min(float_count, _MEMORY_SAMPLES)
+        )
+        metrics += memory.peak_metrics(short.peak_rss_bytes, origin=origin, suffix=FLOAT)
+    metrics += parity.metrics(float_found.outputs, float_reference, origin=origin, suffix=FLOAT)
+    return judge_all(metrics, profile.limits, max_drop=max_drop)
+
+
+def _accuracy(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Origin) -> list[Metric]:
+    """Return `top1`, `top1_float` and `top1_drop` where there are labels and class scores."""
+    scores = parity.class_scores(outputs)
+    if reference.labels is None or scores is None:
+        return []
+    top1 = accuracy.top1_percent(scores, reference.labels)
+    found = [Metric(name="top1", value=top1, unit="percent", origin=origin)]
+    if reference.top1_float is not None:
+        drop = reference.top1_float - top1
+        found.append(Metric(name="top1_float", value=reference.top1_float, unit="percent", origin=origin))
+        found.append(Metric(name="top1_drop", value=drop, unit="points", origin=origin))
+    return found
+
+
+def _float_top1(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Origin) -> list[Metric]:
+    scores = parity.class_scores(outputs)
+    if reference.labels is None or scores is None or len(scores) != len(reference.labels):
+        return []
+    top1 = accuracy.top1_percent(scores, reference.labels)
+    return [Metric(name=f"top1{FLOAT}", value=top1, unit="percent", origin=origin)]
