@@ -48,7 +48,7 @@ def modules_after(code: str) -> set[str]:
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
-    """Return the top-level names of all modules that code imports, `import_module("name")` too; relative ones are `.`."""
+    """Return the top-level names of all modules that code imports, also by `import_module`; relative ones are `.`."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -56,7 +56,11 @@ def imported_modules(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add("." if node.level else (node.module or "").partition(".")[0])
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            names |= {arg.value.partition(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
+            names |= {
+                arg.value.partition(".")[0]
+                for arg in node.args
+                if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+            }
     return names
 
 
