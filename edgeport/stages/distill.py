@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgeport.errors import ConfigError, StageError
 
@@ -41,6 +41,8 @@ class Distill:
         dtype: number format of convolutions and products while training. `auto` is bfloat16 for class scores where the
             processor has matrix units for it (AMX), else float32; values of a regression need float32's digits.
     """
+
+    name: ClassVar[str] = "distill"
 
     epochs: int
     temperature: float = 4.0
@@ -96,11 +98,14 @@ class Distill:
         if data is None:
             raise ConfigError("--distill needs --train DATA")
         wanted = tuple(spec.shape for spec in model.inputs)
-        if tuple(data.shapes) != wanted:
+        if data.shapes != wanted:
             raise ConfigError(f"--train: samples of shape {_shown(data.shapes)}; the network takes {_shown(wanted)}")
+        dtypes = tuple(spec.dtype for spec in model.inputs)
+        if data.dtypes != dtypes:
+            raise ConfigError(f"--train: samples are {', '.join(data.dtypes)}; the network takes {', '.join(dtypes)}")
         if len(data) < 2:
             raise ConfigError(f"--train: {len(data)} sample; training needs at least 2")
-        if _is_class_scores(model) and data.labels() is not None:
+        if _is_class_scores(model) and data.has_labels:
             data.check_labels(model.outputs[0].shape[0])
         return data
 
@@ -108,7 +113,7 @@ class Distill:
         from edgeport.training.losses import ClassObjective, ValueObjective
         from edgeport.training.modes import ends_in_softmax
 
-        if _is_class_scores(model) and (data.labels() is not None or data.classes):
+        if _is_class_scores(model) and (data.has_labels or data.classes):
             return ClassObjective(
                 temperature=self.temperature,
                 label_weight=self.label_weight,
@@ -143,7 +148,7 @@ def _fit(networks: tuple[GraphModule, GraphModule], data: Dataset, recipe: Recip
     keep = loop.Keep()
     if context.scratch is not None:
         options = {**asdict(recipe), "kind": type(recipe.objective).__name__, "threads": context.threads}
-        keep = loop.Keep(path=context.scratch / CHECKPOINT, fingerprint=fingerprint(options, networks, data.digest()))
+        keep = loop.Keep(path=context.scratch / CHECKPOINT, fingerprint=fingerprint(options, networks, data.digest))
     total = recipe.epochs * schedule.steps_per_epoch(len(data), recipe.batch_size)
     done = 0
     with context.progress.task("distill", total) as task:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from edgeport.store import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,18 +59,8 @@ def save_state(path: Path, state: State, fingerprint: str) -> None:
     flat = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in flat.items()}
     data = save(own, {KEY: json.dumps(header)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_state(path: Path, fingerprint: str) -> State | None:

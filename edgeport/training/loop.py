@@ -198,7 +198,7 @@ def _train_epoch(run: _Run, data: Dataset, epoch: int, on_step: Callable[[Step],
     chance = schedule.generator(recipe.seed, epoch, schedule.AUGMENT)
     order = schedule.epoch_order(len(data), recipe.batch_size, seed=recipe.seed, epoch=epoch)
     total, samples = 0.0, 0
-    for batch in data.batches(recipe.batch_size, order=order):
+    for batch in data.batches(recipe.batch_size, order=order.tolist()):
         rate = schedule.learning_rate(run.step, run.total_steps, peak=recipe.learning_rate, warmup=recipe.warmup)
         arrays = augmented(batch.inputs, chance) if recipe.augment else batch.inputs
         loss = _train_step(run, arrays, batch, rate)
