@@ -1,8 +1,8 @@
 """A first proxy of energy: how much a file makes a processor compute and move, read from the file itself.
 
-No joules: they need a model of the processor. Multiply-adds by number format and bytes moved are what such a model takes
-(M. Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9: an 8-bit multiply and add cost 0.23 pJ, float32
-ones 4.6 pJ, a word from DRAM over a hundred times that).
+No joules: they need a model of the processor. Multiply-adds by number format and bytes moved are what such a model
+takes (M. Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9: an 8-bit multiply and add cost 0.23 pJ,
+float32 ones 4.6 pJ, a word from DRAM over a hundred times that).
 """
 
 from __future__ import annotations
