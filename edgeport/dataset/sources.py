@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -74,8 +75,8 @@ class PictureSource:
         return self._digest
 
     def spec(self, index: int) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
-        """Decode that picture and return ((channels, height, width),) and ("float32",)."""
-        height, width, channels = self._prepared(index, keep=False).shape
+        """Return ((channels, height, width),) and ("float32",); decodes that picture if none has been decoded yet."""
+        height, width, channels = self._shape(index)
         return ((channels, height, width),), ("float32",)
 
     def batches(self, indices: np.ndarray, size: int, *, is_shuffled: bool) -> Iterator[Batch]:
@@ -107,9 +108,13 @@ class PictureSource:
         """Whether these pictures, prepared, go into the cache beside what is there."""
         if not len(indices) or (not self._pictures.is_encoded and self._preprocess.keeps_size):
             return False  # they are plain pixels in a mapped file already
-        bytes_each = self._prepared(int(indices[0]), keep=False).nbytes
+        bytes_each = math.prod(self._shape(int(indices[0])))
         missing = min(len(indices), len(self) - len(self._kept))
         return (missing + len(self._kept)) * bytes_each <= CACHE_BYTES
+
+    def _shape(self, index: int) -> tuple[int, ...]:
+        """Return (height, width, channels) of every prepared picture, seen on `index` when none is decoded yet."""
+        return self._prepared(index, keep=True).shape if self._first is None else self._first[1]
 
     def _prepared(self, index: int, *, keep: bool) -> np.ndarray:
         """Return (height, width, channels) uint8 after resizing and cropping, with the content hashed on the way."""
