@@ -43,7 +43,8 @@ INTEGER = frozenset(
 )
 ROLES: dict[str, Role] = {
     "QuantizeLinear": "quantize", "DequantizeLinear": "dequantize", "Reshape": "move", "Transpose": "move",
-    "Flatten": "move", "Squeeze": "move", "Unsqueeze": "move", "MaxPool": "move", "Relu": "epilogue", "Clip": "epilogue",
+    "Flatten": "move", "Squeeze": "move", "Unsqueeze": "move", "MaxPool": "move", "Relu": "epilogue",
+    "Clip": "epilogue",
 }  # fmt: skip
 
 
@@ -164,6 +165,7 @@ def _optimized(path: Path) -> onnx.ModelProto:
     import onnxruntime  # type: ignore[import-untyped]  # ships no types
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]  # ships no types
 
+    onnxruntime.disable_telemetry_events()
     refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()

@@ -108,4 +108,5 @@ def stored_bytes(tensor: onnx.TensorProto) -> int:
 
     is_packed = dtype_name(tensor.data_type) in {"int4", "uint4", "float4e2m1"}
     bits = 4 if is_packed else 8 * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return -(-math.prod(tensor.dims) * bits // 8)
+    elements: int = math.prod(tensor.dims)
+    return -(-elements * bits // 8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import ConfigError, MissingPackageError
@@ -125,6 +126,8 @@ def module_path(friendly_name: str) -> str | None:
 
 
 def _openvino() -> Any:
+    # no telemetry: without this package openvino takes its own silent stub
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: not importable
     try:
         import openvino  # type: ignore[import-untyped]  # ships no types
     except ModuleNotFoundError as error:
