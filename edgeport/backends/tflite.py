@@ -1,0 +1,176 @@
+"""TensorFlow Lite (LiteRT): channels-last float files by litert-torch, static int8 by ai-edge-quantizer with our ranges."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.types import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from edgeport.graph.float_graph import FloatGraph
+    from edgeport.profile import TargetProfile
+    from edgeport.quant.tflite_file import Op
+
+suffix = ".tflite"
+packages = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter")
+
+
+def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
+    """Write the float32 file to `out`, with pictures and volumes channels last.
+
+    Raises:
+        MissingPackageError: litert-torch is not installed.
+        LoweringError: an operator cannot be expressed; it is named.
+    """
+    del profile  # a float file is the same for every target
+    try:
+        from edgeport.quant.tflite_convert import convert
+
+        content = convert(graph)
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    out.write_bytes(content)
+    return Artifact(path=out, backend="tflite", precision="float32", files=(out,))
+
+
+def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+    """Write the int8 file to `out`: activations with the ranges of `graph`, weights with a scale an output channel.
+
+    Operators without a known range, and those that ai-edge-quantizer has no integer form for, stay in float32; the notes
+    name them, and the layers whose channels were widened so that their biases fit.
+
+    Raises:
+        MissingPackageError: ai-edge-quantizer is not installed.
+        LoweringError: the quantizer failed, or the network was not calibrated.
+    """
+    if not graph.ranges:
+        raise LoweringError("tflite: int8 needs a calibrated network")
+    try:
+        content, notes = _quantize(graph, profile, float_file.path.read_bytes())
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    out.write_bytes(content)
+    return Artifact(path=out, backend="tflite", precision="int8", files=(out,), notes=notes)
+
+
+def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
+    """Return how a file's tensors belong to the network's inputs and outputs: the content of `io.json`.
+
+    `tensor` is a name of the file's one signature: converters keep those, and their order, whatever they do to tensors.
+
+    Raises:
+        MissingPackageError: ai-edge-litert is not installed.
+        LoweringError: the file's signature does not fit the network.
+    """
+    try:
+        from edgeport.quant.tflite_file import read
+        from edgeport.quant.tflite_match import channels_last
+
+        model = read(path.read_bytes())
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    outputs = graph.outputs_of(graph.example_inputs)
+    signature = model.signatureDefs[0]
+    sides = (
+        ("inputs", signature.inputs, "args_", graph.inputs, graph.example_inputs),
+        ("outputs", signature.outputs, "output_", graph.outputs, outputs),
+    )
+    result: dict[str, object] = {}
+    for side, entries, prefix, specs, values in sides:
+        known = {entry.name.decode() for entry in entries}
+        expected = [f"{prefix}{position}" for position in range(len(specs))]
+        if known != set(expected):
+            raise LoweringError(f"tflite: {path.name} has the {side} {sorted(known)}, the network needs {expected}")
+        result[side] = [
+            {"name": spec.name, "tensor": name, "channels_last": channels_last(value)}
+            for spec, name, value in zip(specs, expected, values, strict=True)
+        ]
+    return result
+
+
+def _quantize(graph: FloatGraph, profile: TargetProfile, content: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """Return the int8 file of a float file and what there is to say about it."""
+    from edgeport.quant.tflite_file import read, silenced, write
+    from edgeport.quant.tflite_match import match_tensors
+    from edgeport.quant.tflite_ranges import calibration_result, tensor_ranges, unranged_operators
+    from edgeport.quant.tflite_weights import saturated_biases, weight_ranges
+
+    model = read(content)
+    with silenced():
+        from ai_edge_quantizer import quantizer  # type: ignore[import-untyped]  # ships no types
+
+        ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
+        weights = weight_ranges(model, ranges, weight_bits=profile.int8.weight_bits)
+        unranged = unranged_operators(model, ranges)
+        recipe = _recipe(model, unranged, has_float_io=profile.int8.io == "float")
+        try:
+            result = quantizer.Quantizer(content, recipe).quantize(
+                calibration_result(model, ranges) | dict(weights.result),
+                enable_progress_bar=False,
+                enable_progress_report=False,
+            )
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
+    quantized = read(bytes(result.quantized_model))
+    notes = [
+        *_float_notes(quantized, {model.subgraphs[0].tensors[op.outputs[0]].name.decode() for op in unranged}),
+        *_widened_notes(weights.widened),
+        *(f"{count} biases of '{name}' exceed int32 and were clipped" for name, count in saturated_biases(quantized).items()),
+    ]
+    return write(quantized), tuple(notes)
+
+
+def _recipe(model: Any, in_float: Sequence[Op], *, has_float_io: bool) -> list[dict[str, Any]]:
+    """Return ai-edge-quantizer's recipe: static int8 everywhere but in these operators (and at the file's edges)."""
+    from ai_edge_quantizer import qtyping, recipe, recipe_manager
+
+    from edgeport.quant.tflite_file import tensor_name
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe.static_wi8_ai8())
+    skip = recipe_manager.AlgorithmName.NO_QUANTIZE
+    names = qtyping.TFLOperationName
+    if has_float_io:
+        for edge in (names.INPUT, names.OUTPUT):
+            manager.add_quantization_config(".*", edge, algorithm_key=skip)
+    for op in in_float:
+        scope = "".join(f"{tensor_name(model, index)};" for index in op.outputs if index >= 0)
+        manager.add_quantization_config(f"^{re.escape(scope)}$", names.ALL_SUPPORTED, algorithm_key=skip)
+    result: list[dict[str, Any]] = manager.get_quantization_recipe()
+    return result
+
+
+def _float_notes(model: Any, unranged: set[str]) -> list[str]:
+    """Name the operators of a quantized file that compute in float32."""
+    from edgeport.quant.tflite_file import is_float, operators, tensor_name
+
+    left: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], str] = {}
+    for op in operators(model):
+        if op.kind in ("QUANTIZE", "DEQUANTIZE") or not any(is_float(model, index) for index in op.outputs):
+            continue
+        name = tensor_name(model, op.outputs[0])
+        reason = "its range is not known" if name in unranged else "no integer kernel for it"
+        left[op.kind, reason] += 1
+        example.setdefault((op.kind, reason), name)
+    return [
+        f"{count} {kind} left in float32, {reason}: '{example[kind, reason]}'{' and others' if count > 1 else ''}"
+        for (kind, reason), count in left.items()
+    ]
+
+
+def _widened_notes(widened: Mapping[str, int]) -> list[str]:
+    if not widened:
+        return []
+    total = sum(widened.values())
+    return [f"{total} channels of {len(widened)} layers got a wider weight scale, so that their biases fit into int32"]
+
+
+def _missing(error: ModuleNotFoundError) -> MissingPackageError:
+    return MissingPackageError(f"package '{error.name}' is not installed: pip install 'edgeport[tflite]'")

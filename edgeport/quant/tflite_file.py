@@ -1,0 +1,176 @@
+"""TFLite files as Python objects: parse, serialize, list operators, run while keeping every tensor."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+MAIN = 0  # index of the subgraph that the one signature runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """One operator of the main subgraph.
+
+    Attributes:
+        kind: TFLite's name of the operator, e.g. `CONV_2D`.
+        inputs: tensor indices; -1 where an optional input is absent.
+        outputs: tensor indices.
+        activation: name of the activation fused into it, e.g. `RELU6`; `NONE` without one.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    activation: str = "NONE"
+
+
+def read(content: bytes) -> Any:
+    """Return the flatbuffer of a file as the schema's `ModelT`."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def write(model: Any) -> bytes:
+    """Return the bytes of a `ModelT`, without metadata and description: they name tools and machines."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model.metadata = None
+    model.metadataBuffer = None
+    model.description = b""
+    used = {tensor.buffer for subgraph in model.subgraphs for tensor in subgraph.tensors}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def operators(model: Any) -> tuple[Op, ...]:
+    """Return the main subgraph's operators in execution order."""
+    kinds, activations = _names("BuiltinOperator"), _names("ActivationFunctionType")
+    found = []
+    for operator in model.subgraphs[MAIN].operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        activation = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
+        found.append(
+            Op(
+                kind=kinds[max(code.builtinCode, code.deprecatedBuiltinCode)],
+                inputs=tuple(int(index) for index in _listed(operator.inputs)),
+                outputs=tuple(int(index) for index in _listed(operator.outputs)),
+                activation=activations[activation],
+            )
+        )
+    return tuple(found)
+
+
+def tensor_name(model: Any, index: int) -> str:
+    """Return the name of a tensor of the main subgraph."""
+    name = model.subgraphs[MAIN].tensors[index].name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def is_float(model: Any, index: int) -> bool:
+    """Whether a tensor of the main subgraph holds float32."""
+    from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]  # ships no types
+
+    return bool(model.subgraphs[MAIN].tensors[index].type == schema.TensorType.FLOAT32)
+
+
+def constant(model: Any, index: int) -> np.ndarray | None:
+    """Return the value of a constant tensor of the main subgraph (float32, int32 or int8); None for an activation."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if index < 0:
+        return None
+    tensor = model.subgraphs[MAIN].tensors[index]
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0:
+        return None
+    types = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT8: np.int8}
+    if tensor.type not in types:
+        return None
+    return np.frombuffer(bytes(data), types[tensor.type]).reshape(_listed(tensor.shape))
+
+
+def run_keeping_tensors(content: bytes, inputs: Sequence[Sequence[np.ndarray]]) -> list[dict[int, np.ndarray]]:
+    """Return for each sample the value of every float32 activation, by tensor index.
+
+    Args:
+        content: a float file with one signature that takes `args_0`, `args_1`, ...
+        inputs: samples, each an array a signature input, in the file's layout.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType  # type: ignore[import-untyped]  # ships no types
+
+    interpreter = Interpreter(
+        model_content=content,
+        num_threads=1,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    model = read(content)
+    places = {entry.name.decode(): int(entry.tensorIndex) for entry in model.signatureDefs[0].inputs}
+    wanted = {index for op in operators(model) for index in op.outputs} | set(places.values())
+    wanted = {index for index in wanted if is_float(model, index)}
+    kept = []
+    for sample in inputs:
+        for position, value in enumerate(sample):
+            interpreter.set_tensor(places[f"args_{position}"], value)
+        interpreter.invoke()
+        kept.append({index: interpreter.get_tensor(index) for index in sorted(wanted)})
+    return kept
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[Path]:
+    """Send what C++ code writes to stdout and stderr into a temporary file; yields its path.
+
+    The converter, the quantizer and the interpreter print progress and advice, partly from C++. Errors are raised, so
+    nothing that matters is lost.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "output"
+        with path.open("wb") as file:
+            saved = [os.dup(1), os.dup(2)]
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        previous = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield path
+        finally:
+            logging.disable(previous)
+            sys.stderr.flush()  # absl keeps the stream that it finds, so it is not replaced; only its descriptor is
+            for number, copy in enumerate(saved, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+@cache
+def _names(enumeration: str) -> Mapping[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {value: name for name, value in vars(getattr(schema, enumeration)).items() if isinstance(value, int)}
+
+
+def _listed(values: Any) -> list[int]:
+    return [] if values is None else [int(value) for value in values]
