@@ -606,7 +606,7 @@ def bench(args: argparse.Namespace) -> int:
         network.times.clear()
     deadline = time.perf_counter() + args.seconds
     rounds = 0
-    while rounds < args.rounds and (rounds == 0 or time.perf_counter() < deadline):
+    while rounds == 0 or (rounds != args.rounds and time.perf_counter() < deadline):
         for place, network in turns(networks, rounds):
             for index in range(inner):
                 network.timed(fed(place, rounds * inner + index))
@@ -700,7 +700,7 @@ def parser() -> argparse.ArgumentParser:
     two = commands.add_parser("bench", parents=[shared], help="time models side by side in turn")
     two.add_argument("models", nargs="+", metavar="MODEL")
     two.add_argument("--inputs", nargs="+", metavar="NPY", help="one file a network input (default: random numbers)")
-    two.add_argument("--rounds", type=_positive, default=1000, metavar="R", help="rounds at most (default 1000)")
+    two.add_argument("--rounds", type=_positive, metavar="R", help="rounds at most (default: as many as fit in S)")
     two.add_argument(
         "--seconds", type=float, default=3.0, metavar="S", help="stop after the round in which S seconds end"
     )

@@ -18,6 +18,7 @@ from edgeport.validation.origin import origin_on_host
 
 FLOAT = "@float32"  # names of the float file's own figures end with this
 _TIMED_ENOUGH = 40  # inferences; fewer samples than that are followed by a timing of their own
+_ROUNDS = 30  # of that timing, at most; a second at most too
 _MEMORY_SAMPLES = 10  # inferences after which the peak memory of a batch-one file has settled
 
 
@@ -83,7 +84,7 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
     metrics += parity.metrics(found.outputs, reference.outputs, origin=origin)
     timings = [result.timing for result in results]
     if min(timing.samples for timing in timings) < _TIMED_ENOUGH:
-        timings = list(host.bench(paths, threads=profile.threads, inputs=inputs))
+        timings = list(host.bench(paths, threads=profile.threads, inputs=inputs, rounds=_ROUNDS))
     metrics += latency.metrics(timings[0], None if is_alone else timings[1], origin=origin)
     metrics += memory.size_metrics(artifact, None if is_alone else float_artifact)
     metrics += memory.peak_metrics(found.peak_rss_bytes, origin=origin)
