@@ -2,4 +2,77 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+    from edgeport.report.report import Report
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "build", "load_pruned"]
+
+
+def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with the same names
+    model: str | None = None,
+    *,
+    target: str,
+    weights: str | None = None,
+    calibrate: str | None = None,
+    evaluate: str | None = None,
+    train: str | None = None,
+    prune: float | None = None,
+    distill: int | None = None,
+    precision: Literal["int8", "float16", "float32"] | None = None,
+    max_drop: float | None = None,
+    output: str | None = None,
+    config: str | None = None,
+    seed: int | None = None,
+    importance: Literal["l1", "l2"] | None = None,
+    calibration: Literal["minmax", "percentile"] | None = None,
+    threads: int | None = None,
+) -> Report:
+    """Do what `edgeport build` does and return the report; parameters are the flags, None is the default.
+
+    Raises:
+        EdgeportError: see `edgeport.errors`. A figure beyond its limit is no error: see `Report.verdict`.
+    """
+    from edgeport.pipeline import build as run
+    from edgeport.plan import Options, resolve
+
+    flags = Options(
+        model=model,
+        target=target,
+        weights=weights,
+        calibrate=calibrate,
+        evaluate=evaluate,
+        train=train,
+        prune=prune,
+        distill=distill,
+        precision=precision,
+        max_drop=max_drop,
+        output=output,
+        seed=seed,
+        importance=importance,
+        calibration=calibration,
+        threads=threads,
+    )
+    return run(resolve(flags, config))
+
+
+def load_pruned(factory: Callable[[], nn.Module] | nn.Module, directory: str | Path) -> nn.Module:
+    """Return the pruned network of an output folder: the factory's network, cut as `structure.json` says.
+
+    Args:
+        factory: makes the unpruned network, or the network itself.
+        directory: output folder of a build with `--prune`.
+
+    Raises:
+        ConfigError: the folder holds no pruned network, or one of another factory.
+    """
+    from edgeport.pruning.structure import load_pruned as load
+
+    return load(factory, directory)

@@ -18,9 +18,7 @@ from edgeport.graph.provenance import provenance_keys
 from edgeport.graph.shapes import activation_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    import numpy as np
+    from collections.abc import Callable, Sequence
 
 aten = torch.ops.aten
 
@@ -53,7 +51,7 @@ class Executor:
         prepared = [_channels_last(value) for value in inputs]
         with torch.no_grad():
             result = _Watching(self.module, self.keys, observe).run(*prepared)
-        return _flat(result)
+        return flat_outputs(result)
 
 
 def batch_size(shapes: Sequence[tuple[int, ...]]) -> int:
@@ -62,19 +60,7 @@ def batch_size(shapes: Sequence[tuple[int, ...]]) -> int:
     return max(1, min(LARGEST_BATCH, CACHE_BYTES // max(1, sample_bytes)))
 
 
-def reference_outputs(executor: Executor, batches: Iterator[Sequence[np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Return the network's outputs for all samples, each `(samples, ...)` float32."""
-    parts = [[out.float().contiguous().numpy() for out in executor.run(_tensors(batch))] for batch in batches]
-    import numpy as np
-
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-
-
-def _tensors(arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
-    return [torch.from_numpy(array) for array in arrays]
-
-
-def _flat(result: object) -> tuple[torch.Tensor, ...]:
+def flat_outputs(result: object) -> tuple[torch.Tensor, ...]:
     from torch.utils._pytree import tree_leaves
 
     return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))

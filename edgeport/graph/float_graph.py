@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from edgeport.errors import StageError
 from edgeport.graph.canonical import canonicalize
-from edgeport.graph.execute import _flat
+from edgeport.graph.execute import flat_outputs
 from edgeport.graph.provenance import provenance_keys
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class FloatGraph:
     def outputs_of(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Return the network's outputs for one sample."""
         with torch.no_grad():
-            return _flat(self.module(*inputs))
+            return flat_outputs(self.module(*inputs))
 
     @cached_property
     def onnx(self) -> onnx.ModelProto:

@@ -1,0 +1,65 @@
+"""Work with a finished output folder: check it, run it, time it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from edgeport.devices.host import bench
+from edgeport.errors import ConfigError, LimitError
+from edgeport.store import file_digest
+
+SUFFIXES = (".tflite", ".xml", ".onnx")
+
+
+def artifacts(bundle: Path) -> tuple[Path, ...]:
+    """Return the shipped files of an output folder, or of one target's folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted(file for file in (*bundle.glob("model.*"), *bundle.glob("*/model.*")) if file.suffix in SUFFIXES)
+    if not found:
+        raise ConfigError(f"no model.tflite, model.xml or model.onnx in '{bundle}' or its folders")
+    return tuple(found)
+
+
+def verify_bundle(bundle: Path) -> Iterator[str]:
+    """Check each listed file's digest, then run every artifact once; yield a line a finding.
+
+    Raises:
+        ConfigError: no manifest.
+        LimitError: a file is missing or changed.
+    """
+    try:
+        listed = msgspec.json.decode((bundle / "manifest.json").read_bytes())["files"]
+    except FileNotFoundError as error:
+        raise ConfigError(f"no manifest.json in '{bundle}'") from error
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise ConfigError(f"'{bundle / 'manifest.json'}' is not a manifest of edgeport build: {error}") from error
+    damaged = []
+    for name, known in listed.items():
+        file = bundle / name
+        state = "missing" if not file.is_file() else "ok" if file_digest(file) == known["sha256"] else "changed"
+        yield f"{state:<8} {name}"
+        if state != "ok":
+            damaged.append(f"{name} is {state}")
+    if damaged:
+        raise LimitError("; ".join(damaged))
+    for file in artifacts(bundle):
+        timing = bench([file], threads=1, rounds=1, inner=1)[0]
+        yield f"runs     {file.relative_to(bundle)} ({timing.p50_ms:.3f} ms, measured on this machine)"
+
+
+def bench_bundle(bundle: Path, *, threads: int) -> Iterator[str]:
+    """Time each target's shipped file against its float file; yield a line a file."""
+    for shipped in artifacts(bundle):
+        pair = [shipped, shipped.with_name(f"model-float{shipped.suffix}")]
+        timings = bench([file for file in pair if file.is_file()], threads=threads)
+        for file, timing in zip(pair, timings, strict=False):
+            yield (
+                f"{file.relative_to(bundle)}: p50 {timing.p50_ms:.3f} ms, p90 {timing.p90_ms:.3f} ms, "
+                f"{threads} thread{'s' if threads > 1 else ''}, measured on this machine"
+            )

@@ -1,0 +1,276 @@
+"""The command line. Results go to stdout, progress and errors to stderr; the exit code is the verdict."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgeport.errors import ConfigError, EdgeportError, LimitError, StageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="One command from a PyTorch network to validated int8 files for phones, boards and PCs.",
+)
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of the `edgeport` script."""
+    app()
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn every error into one line and its exit code; `EDGEPORT_DEBUG=1` shows the traceback instead."""
+    try:
+        yield
+    except (typer.Exit, SystemExit):
+        raise
+    except KeyboardInterrupt:
+        typer.echo("edgeport: interrupted; the finished steps are kept, run the same command to go on", err=True)
+        _leave(INTERRUPTED)
+    except EdgeportError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"no space left on the device{_where(error)}; nothing half-written was kept", StageError.exit_code)
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            _fail(f"cannot write or read{_where(error)}: {error.strerror}", ConfigError.exit_code)
+        _fail(f"unexpected {type(error).__name__}: {error}", 1)
+    except Exception as error:  # noqa: BLE001  # the outermost frame: a defect of ours, told in one line
+        _fail(f"unexpected {type(error).__name__}: {error} (EDGEPORT_DEBUG=1 shows where)", 1)
+
+
+def _where(error: OSError) -> str:
+    return f" at '{error.filename}'" if error.filename else ""
+
+
+def _fail(message: str, code: int) -> None:
+    if os.environ.get("EDGEPORT_DEBUG") == "1":
+        raise  # noqa: PLE0704  # called from the except blocks of _reported only
+    typer.echo(f"edgeport: error: {' '.join(message.split())}", err=True)
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    """Exit at once: runtimes' worker threads must not delay or crash an orderly end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise typer.Exit(code)
+
+
+def _quiet_environment(threads: int | None) -> None:
+    """Set what heavy packages read when they are imported: one thread, no telemetry, no network, no chatter."""
+    settings = {
+        "OMP_NUM_THREADS": str(threads or 1),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "KAGGLE_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("EDGEPORT_DEBUG") != "1":
+        warnings.simplefilter("ignore")  # libraries' deprecations of their own internals: nothing a user can act on
+
+
+@app.command()
+def build(  # noqa: PLR0913  # one parameter a flag: the contract of the command line
+    model: Annotated[
+        str | None, typer.Argument(help="module:factory, file.py:factory or a .pt2; none: the embedded default")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="targets, comma separated, or all")] = None,
+    weights: Annotated[str | None, typer.Option(help=".safetensors, or a .pt with a state_dict")] = None,
+    calibrate: Annotated[str | None, typer.Option(help="samples for int8 ranges: folder, .npz, file.py:callable, recipe")] = None,
+    evaluate: Annotated[str | None, typer.Option(help="samples for the verdict (default: a fifth of --calibrate)")] = None,
+    train: Annotated[str | None, typer.Option(help="samples for --distill")] = None,
+    prune: Annotated[float | None, typer.Option(help="share of filters to cut, 0..1")] = None,
+    distill: Annotated[int | None, typer.Option(help="epochs of distillation")] = None,
+    precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
+    output: Annotated[str | None, typer.Option(help="folder for the results (default: edgeport-out)")] = None,
+    config: Annotated[str | None, typer.Option(help="configuration file (default: edgeport.toml where there is one)")] = None,
+    seed: Annotated[int | None, typer.Option(help="of everything random (default: 0)")] = None,
+    importance: Annotated[Literal["l1", "l2"] | None, typer.Option(help="how filters are ranked (default: l1)")] = None,
+    calibration: Annotated[
+        Literal["minmax", "percentile"] | None, typer.Option(help="how ranges are made of statistics (default: minmax)")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="for this build's own computing (default: 1)")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved plan and stop")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print report.json")] = False,
+) -> None:
+    """Build validated files for one or more targets."""
+    with _reported():
+        from edgeport.plan import Options, resolve
+
+        _quiet_environment(threads)
+        flags = Options(
+            model=model,
+            target=target,
+            weights=weights,
+            calibrate=calibrate,
+            evaluate=evaluate,
+            train=train,
+            prune=prune,
+            distill=distill,
+            precision=precision,
+            max_drop=max_drop,
+            output=output,
+            seed=seed,
+            importance=importance,
+            calibration=calibration,
+            threads=threads,
+        )
+        plan = resolve(flags, config)
+        if dry_run:
+            import msgspec
+
+            typer.echo(msgspec.json.format(msgspec.json.encode(plan), indent=1).decode())
+            return
+        from rich.console import Console
+
+        from edgeport.pipeline import build as run
+        from edgeport.report.progress import TerminalProgress
+
+        report = run(plan, progress=TerminalProgress(Console(stderr=True)))
+        if as_json:
+            typer.echo(report.to_json(), nl=False)
+        else:
+            from edgeport.report.table import print_report
+
+            print_report(report, _stdout())
+            typer.echo(f"files: {plan.output}")
+        _leave(report.exit_code)
+
+
+@app.command()
+def targets(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List the targets."""
+    with _reported():
+        from edgeport import profile
+
+        known = [profile.load(name) for name in profile.known_targets()]
+        if as_json:
+            import msgspec
+
+            typer.echo(msgspec.json.format(msgspec.json.encode(known), indent=1).decode())
+            return
+        width = max(len(target.name) for target in known)
+        for target in known:
+            typer.echo(f"{target.name:<{width}}  {target.backend:<11}  {target.description}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, what is missing, and the command that fixes it."""
+    with _reported():
+        from edgeport import doctor as examine
+
+        for label, value in examine.machine().items():
+            typer.echo(f"{label:<15} {value}")
+        broken: list[str] = []
+        for package in examine.packages():
+            state = package.installed or "missing"
+            name = f"edgeport[{package.extra}]" if package.extra else "edgeport"
+            if not package.fits:
+                broken.append(name)
+                state += f"  needs {package.wanted}: pip install '{name}'"
+            typer.echo(f"{'ok ' if package.fits else '-- '} {package.extra or 'core':<12} {package.name:<20} {state}")
+        typer.echo("everything is installed" if not broken else f"fix: pip install {_quoted(broken)}")
+        core_is_broken = "edgeport" in broken
+        _leave(3 if core_is_broken else 0)
+
+
+def _quoted(names: list[str]) -> str:
+    return " ".join(f"'{name}'" for name in dict.fromkeys(names))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="a .tflite, .xml or .onnx")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Print operators, number formats, multiply-adds and bytes of a file."""
+    with _reported():
+        _quiet_environment(None)
+        from edgeport.report.inspection import inspection, render_inspection
+
+        found = inspection(file)
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            render_inspection(found, _stdout())
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="an output folder, or one target's folder in it")],
+    device: Annotated[str, typer.Option(help="where to run")] = "host",
+    threads: Annotated[int, typer.Option(help="threads of the runtime")] = 1,
+) -> None:
+    """Time the shipped file against the float file, interleaved."""
+    with _reported():
+        _quiet_environment(threads)
+        from edgeport.bundle import bench_bundle
+
+        if device != "host":
+            raise ConfigError(f"unknown device '{device}'; known: host (copy benchmark.py to a board to measure there)")
+        for line in bench_bundle(bundle, threads=threads):
+            typer.echo(line)
+
+
+@app.command()
+def verify(bundle: Annotated[Path, typer.Argument(help="an output folder of edgeport build")]) -> None:
+    """Check every file of a build against its manifest, and load each artifact in its runtime."""
+    with _reported():
+        _quiet_environment(None)
+        from edgeport.bundle import verify_bundle
+
+        for line in verify_bundle(bundle):
+            typer.echo(line)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="an output folder or report.json")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="an output folder or report.json")],
+) -> None:
+    """Print the figures of two builds side by side."""
+    with _reported():
+        from edgeport.report.report import read_report
+        from edgeport.report.table import print_comparison
+
+        print_comparison(read_report(first), read_report(second), _stdout())
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="an output folder or report.json")]) -> None:
+    """Print the report of an earlier build; ends with its verdict's exit code."""
+    with _reported():
+        from edgeport.report.report import read_report
+        from edgeport.report.table import print_report
+
+        found = read_report(folder)
+        print_report(found, _stdout())
+        _leave(LimitError.exit_code if found.exit_code == LimitError.exit_code else found.exit_code)
+
+
+def _stdout():  # type: ignore[no-untyped-def]  # rich is imported late
+    """Return a console for results; wide where stdout is not a terminal, so that nothing is cut."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)

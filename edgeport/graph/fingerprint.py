@@ -1,0 +1,64 @@
+"""A digest of everything that decides what a network computes, without tracing it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+def network_fingerprint(network: nn.Module, folder: Path | None) -> str:
+    """Return a digest of weights, structure, plain attributes and source code of a network.
+
+    Args:
+        network: the eval-mode network.
+        folder: where the user's own modules lie; the source of every module loaded from there counts.
+    """
+    state = hashlib.blake2b(digest_size=20)
+    sources: set[Path] = set()
+    for path, module in network.named_modules():
+        kind = type(module)
+        state.update(f"{path}={kind.__module__}.{kind.__qualname__}{_plain_attributes(module)}\n".encode())
+        if source := inspect.getsourcefile(kind):
+            sources.add(Path(source))
+    if folder is not None:
+        sources |= {file for file in _loaded_files() if file.is_relative_to(folder)}
+    for name, value in network.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        state.update(f"{name}:{array.dtype}{tuple(array.shape)}".encode())
+        state.update(array.reshape(-1).view(_bytes()).numpy().data if array.numel() else b"")
+    for source_file in sorted(sources):
+        state.update(source_file.name.encode() + source_file.read_bytes())
+    return state.hexdigest()
+
+
+def _bytes() -> object:
+    import torch
+
+    return torch.uint8
+
+
+def _loaded_files() -> set[Path]:
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {Path(file).resolve() for file in files if file and file.endswith(".py")}
+
+
+def _plain_attributes(module: nn.Module) -> str:
+    """Return name=value of attributes that are plain values, or (nested) tuples, lists and dicts of them."""
+    found = {name: value for name, value in vars(module).items() if not name.startswith("_") and _is_plain(value)}
+    return repr(sorted(found.items()))
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    return isinstance(value, PLAIN)

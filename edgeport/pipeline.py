@@ -1,0 +1,211 @@
+"""A build, in order: data, trace, prune, distill, calibrate, lower, validate, pack."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeport.backends import backend
+from edgeport.doctor import require
+from edgeport.errors import LoweringError
+from edgeport.manifest import package_versions
+from edgeport.report.report import Report
+from edgeport.stages.chain import Chain
+from edgeport.stages.context import SILENT, Progress
+from edgeport.stages.data import Data, open_data
+from edgeport.stages.lower import Lowered, lower
+from edgeport.stages.pack import artifact_name, check_output, pack
+from edgeport.store import Store, default_root, digest
+from edgeport.types import Metric, StageRecord, TargetResult
+
+if TYPE_CHECKING:
+    from edgeport.graph.float_graph import FloatGraph
+    from edgeport.plan import Plan
+    from edgeport.profile import TargetProfile
+
+Built = tuple[Lowered, Lowered]  # the shipped file, and the float file beside it
+
+
+def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None) -> Report:
+    """Run a plan and write its output folder.
+
+    Args:
+        plan: what to do.
+        progress: where to show progress.
+        store: where finished steps lie; default: the user's cache folder.
+
+    Raises:
+        EdgeportError: whatever a user can cause; see `edgeport.errors`.
+    """
+    for name in dict.fromkeys(target.backend for target in plan.targets):
+        require(name)
+    check_output(Path(plan.output))
+    store = store or Store(default_root())
+
+    import torch
+
+    from edgeport.graph.network import load_network
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    try:
+        data = open_data(plan, store)
+        network = load_network(plan.model, plan.weights, seed=plan.seed)
+        chain = Chain(plan, network, data, store, progress)
+        records = chain.records()
+        built, lowering = _Lowering(plan, chain, store, progress).run()
+        results, validating = _Validating(plan, chain, data, store, progress).run(built)
+        report = Report(
+            model=network.name,
+            stages=(*records, lowering, validating),
+            targets=results,
+            failures={name: found["error"] for name, found in lowering.metrics.items() if "error" in found},
+        )
+        facts = {
+            "model": {"name": network.name, "fingerprint": network.fingerprint},
+            "data": data.digests(),
+            "seed": plan.seed,
+            "precision": plan.precision,
+            "packages": package_versions(_packages(plan)),
+        }
+        classes = data.evaluate.classes
+        pack(Path(plan.output), built, chain.weight_folders(), classes=classes, facts=facts, report=report)
+        store.sweep()
+        return report
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _packages(plan: Plan) -> list[str]:
+    return sorted({"torch", "numpy", *(name for target in plan.targets for name in backend(target.backend).packages)})
+
+
+class _Lowering:
+    """Every target's files; a target whose backend cannot express the network does not stop the others."""
+
+    def __init__(self, plan: Plan, chain: Chain, store: Store, progress: Progress) -> None:
+        self.plan, self.chain, self.store, self.progress = plan, chain, store, progress
+
+    @cached_property
+    def graph(self) -> FloatGraph:
+        """The network that is lowered, made when the first file has to be written."""
+        from edgeport.graph.float_graph import FloatGraph
+
+        return FloatGraph.from_model(self.chain.model())
+
+    def run(self) -> tuple[dict[str, Built], StageRecord]:
+        """Return target -> files, and the record of what happened a target."""
+        built: dict[str, Built] = {}
+        metrics: dict[str, dict[str, object]] = {}
+        start = time.perf_counter()
+        with self.progress.task("lower", len(self.plan.targets)) as task:
+            for target in self.plan.targets:
+                task.note(target.name)
+                try:
+                    shipped, floating = self._lower(target)
+                    built[target.name] = (shipped, floating)
+                    metrics[target.name] = {**shipped.quality, "notes": _notes(shipped)}
+                except LoweringError as error:
+                    metrics[target.name] = {"error": str(error), "notes": [str(error)]}
+                task.advance()
+        seconds = time.perf_counter() - start
+        return built, StageRecord(
+            name="lower", options={"precision": self.plan.precision}, seconds=seconds, metrics=metrics
+        )
+
+    def _lower(self, target: TargetProfile) -> Built:
+        module = backend(target.backend)
+        floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.float_key)
+        if self.plan.precision == "float32":
+            return floating, floating
+        quantized = lower(
+            self.store, module, target, lambda: self.graph, source_key=self.chain.key, float_file=floating
+        )
+        return quantized, floating
+
+
+def _notes(lowered: Lowered) -> list[str]:
+    findings = lowered.quality.get("findings", ())
+    return [*lowered.artifact.notes, *(str(finding) for finding in findings)]  # type: ignore[attr-defined]  # JSON list
+
+
+class _Validating:
+    """Every target's file on its real runtime; figures are kept in the store like every other result."""
+
+    def __init__(self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress) -> None:
+        self.plan, self.chain, self.samples = plan, chain, data.evaluate
+        self.store, self.progress = store, progress
+
+    def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
+        """Return target -> result, and the stage's record."""
+        results: dict[str, TargetResult] = {}
+        start = time.perf_counter()
+        targets = [target for target in self.plan.targets if target.name in built]
+        with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
+            inputs = _once(lambda: self._write_inputs(folder))
+            for target in targets:
+                task.note(target.name)
+                metrics = self._metrics(target, built[target.name], inputs)
+                shipped = built[target.name][0]
+                results[target.name] = TargetResult(
+                    artifact=artifact_name(target.name, shipped), metrics=metrics, notes=tuple(_notes(shipped))
+                )
+                task.advance()
+        options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
+        figures = {"samples": len(self.samples), "host": platform.machine()}
+        seconds = time.perf_counter() - start
+        return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
+
+    def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
+        from edgeport.stages.reference import write_inputs
+
+        return write_inputs(self.samples, folder)
+
+    def _metrics(
+        self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]
+    ) -> tuple[Metric, ...]:
+        from edgeport.stages.reference import reference, reference_key
+        from edgeport.validation.validate import validate
+
+        shipped, floating = files
+        key = digest(
+            "validate",
+            [shipped.key, floating.key, reference_key(self.chain, self.samples)],
+            msgspec.to_builtins(target),
+            self.plan.max_drop,
+            [platform.machine(), platform.node()],
+        )
+        folder = self.store.get(key)
+        if folder is None:
+            known = reference(self.store, self.chain, self.samples, self.progress)
+            metrics = validate(
+                shipped.artifact,
+                floating.artifact,
+                inputs=inputs(),
+                reference=known,
+                profile=target,
+                costs=shipped.costs,
+                max_drop=self.plan.max_drop,
+            )
+            with self.store.put(key) as fresh:
+                (fresh / "metrics.json").write_bytes(msgspec.json.encode(metrics))
+            return metrics
+        return msgspec.json.decode((folder / "metrics.json").read_bytes(), type=tuple[Metric, ...])
+
+
+def _once(make: Callable[[], tuple[Path, ...]]) -> Callable[[], tuple[Path, ...]]:
+    """Return a function that calls `make` the first time and remembers."""
+    made: list[tuple[Path, ...]] = []
+
+    def get() -> tuple[Path, ...]:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get

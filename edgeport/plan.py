@@ -1,0 +1,207 @@
+"""One frozen plan of a build: flags over `edgeport.toml` over the target's file over defaults, every default a value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgeport import profile
+from edgeport.errors import ConfigError, did_you_mean
+from edgeport.profile import TargetProfile
+
+DEMO = "edgeport.demo.net:digits"
+DEMO_DATA = Path(__file__).resolve().parent / "demo" / "data.py"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What a user may set, as flags or in `edgeport.toml`; None: not said.
+
+    Attributes:
+        model: `module:factory`, `file.py:factory` or a `.pt2`.
+        target: names or paths, comma separated, or `all`.
+        weights: `.safetensors` or state-dict `.pt`.
+        calibrate: samples for activation ranges.
+        evaluate: samples for the verdict.
+        train: samples for distillation.
+        prune: share of filters to cut, 0..1.
+        distill: epochs of distillation.
+        precision: number format of the shipped file.
+        max_drop: points of top-1 that may be lost.
+        output: folder for the results.
+        seed: of everything random.
+        importance: how filters are ranked.
+        calibration: how ranges are made of activation statistics.
+        threads: for this build's own computing.
+    """
+
+    model: str | None = None
+    target: str | None = None
+    weights: str | None = None
+    calibrate: str | None = None
+    evaluate: str | None = None
+    train: str | None = None
+    prune: float | None = None
+    distill: int | None = None
+    precision: Literal["int8", "float16", "float32"] | None = None
+    max_drop: float | None = None
+    output: str | None = None
+    seed: int | None = None
+    importance: Literal["l1", "l2"] | None = None
+    calibration: Literal["minmax", "percentile"] | None = None
+    threads: int | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a build needs to know, resolved. Fields as in `Options`, plus:
+
+    Attributes:
+        targets: the profiles, in the order they were named.
+        evaluation: where the evaluation samples come from, in words.
+        channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
+    """
+
+    model: str
+    weights: str | None
+    targets: tuple[TargetProfile, ...]
+    calibrate: str | None
+    evaluate: str | None
+    evaluation: str
+    train: str | None
+    prune: float
+    distill: int
+    precision: Literal["int8", "float32"]
+    max_drop: float | None
+    output: str
+    seed: int
+    importance: Literal["l1", "l2"]
+    calibration: Literal["minmax", "percentile"]
+    threads: int
+    channel_multiple: int
+
+
+DEFAULTS = Options(
+    prune=0.0,
+    distill=0,
+    precision="int8",
+    output="edgeport-out",
+    seed=0,
+    importance="l1",
+    calibration="minmax",
+    threads=1,
+)
+
+# Without MODEL: the embedded network with its own data, through every stage.
+DEMO_OPTIONS = Options(
+    model=DEMO,
+    calibrate=f"{DEMO_DATA}:calibrate",
+    evaluate=f"{DEMO_DATA}:evaluate",
+    train=f"{DEMO_DATA}:train",
+    prune=0.3,
+    distill=6,
+)
+
+
+def resolve(flags: Options, config: str | None = None) -> Plan:
+    """Merge flags over the configuration file over defaults.
+
+    Args:
+        flags: what the command line says.
+        config: an `edgeport.toml`; without it the one in the current folder is used when there is one.
+
+    Raises:
+        ConfigError: an unknown key, an ill-typed or impossible value, or an unknown target.
+    """
+    written = _read_config(config)
+    base = _over(flags, written)
+    options = _over(base, _over(DEMO_OPTIONS, DEFAULTS) if base.model is None else DEFAULTS)
+    if options.target is None:
+        raise ConfigError(f"no --target; known: {', '.join(profile.known_targets())}, or all")
+    _check(options)
+    targets = _targets(options.target)
+    return Plan(
+        model=str(options.model),
+        weights=options.weights,
+        targets=targets,
+        calibrate=options.calibrate,
+        evaluate=options.evaluate,
+        evaluation=_evaluation(options),
+        train=options.train,
+        prune=float(options.prune or 0),
+        distill=int(options.distill or 0),
+        precision="int8" if options.precision == "int8" else "float32",
+        max_drop=options.max_drop,
+        output=str(options.output),
+        seed=int(options.seed or 0),
+        importance=options.importance or "l1",
+        calibration=options.calibration or "minmax",
+        threads=int(options.threads or 1),
+        channel_multiple=math.lcm(*(target.channel_multiple for target in targets)),
+    )
+
+
+def _over(upper: Options, lower: Options) -> Options:
+    said = {key: value for key, value in msgspec.structs.asdict(upper).items() if value is not None}
+    return msgspec.structs.replace(lower, **said)
+
+
+def _read_config(config: str | None) -> Options:
+    path = Path(config) if config is not None else Path("edgeport.toml")
+    if config is None and not path.is_file():
+        return Options()
+    try:
+        written: Mapping[str, object] = msgspec.toml.decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file '{path}'") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"configuration file {path.name}: {error}") from error
+    known = [field.encode_name for field in msgspec.structs.fields(Options)]
+    for key in written:
+        if key not in known:
+            raise ConfigError(f"configuration file {path.name}: unknown key '{key}'{did_you_mean(key, known)}")
+    try:
+        return msgspec.convert(written, Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration file {path.name}: {error}") from error
+
+
+def _check(options: Options) -> None:
+    rules = {
+        f"--prune {options.prune}: a share of the filters, from 0 to below 1": 0 <= (options.prune or 0) < 1,
+        f"--distill {options.distill}: a number of epochs, 0 or more": (options.distill or 0) >= 0,
+        f"--max-drop {options.max_drop}: points of top-1, 0 or more": (options.max_drop or 0) >= 0,
+        f"--threads {options.threads}: 1 or more": (options.threads or 1) >= 1,
+        f"--seed {options.seed}: 0 or more": (options.seed or 0) >= 0,
+        "--precision float16 is not built yet; choose int8 or float32": options.precision != "float16",
+        "--distill needs --train DATA": not options.distill or options.train is not None,
+        "no data: give --calibrate DATA (int8 ranges) or, with --precision float32, --evaluate DATA": (
+            options.calibrate is not None or options.evaluate is not None
+        ),
+        "int8 needs --calibrate DATA (a few hundred unlabelled samples); without them use --precision float32": (
+            options.calibrate is not None or options.precision != "int8"
+        ),
+    }
+    for message, holds in rules.items():
+        if not holds:
+            raise ConfigError(message)
+
+
+def _evaluation(options: Options) -> str:
+    if options.evaluate is not None:
+        return options.evaluate
+    return "every fifth sample of --calibrate, held out"
+
+
+def _targets(names: str) -> tuple[TargetProfile, ...]:
+    wanted = profile.known_targets() if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise ConfigError(f"--target '{names}' names no target; known: {', '.join(profile.known_targets())}, or all")
+    profiles = [profile.load(name) for name in dict.fromkeys(wanted)]
+    stems = [target.name for target in profiles]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ConfigError(f"two targets are named '{stem}'; rename one file")
+    return tuple(profiles)

@@ -1,0 +1,179 @@
+"""A report as a person reads it: what was done, one column a target, and the verdict with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgeport.report.report import Report
+from edgeport.types import Metric, StageRecord, TargetResult
+
+MARKS = {"measured": "", "emulated": " e", "modelled": " ~"}
+Figures = Mapping[str, Metric]
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the whole report."""
+    for stage in report.stages:
+        if line := _stage_line(stage):
+            console.print(f"  {stage.name:<10}{line}", highlight=False, markup=False)
+    if report.targets:
+        console.print()
+        console.print(_table(report))
+        for line in _legend(report):
+            console.print(line, highlight=False, markup=False, style="dim")
+    for name, result in report.targets.items():
+        for note in result.notes:
+            console.print(f"  note, {name}: {note}", highlight=False, markup=False)
+    console.print()
+    for name, why in report.failures.items():
+        console.print(f"  {name}: not built: {why}", highlight=False, markup=False)
+    for name, metric in report.exceeded:
+        console.print(f"  {name}: {_exceeded(metric)}", highlight=False, markup=False)
+    style = "bold green" if report.verdict == "pass" else "bold red"
+    console.print(Text(f"verdict: {report.verdict}", style=style))
+
+
+def _table(report: Report) -> Table:
+    table = Table(title=report.model, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in report.targets:
+        table.add_column(name, justify="right", no_wrap=True)
+    figures = {name: {metric.name: metric for metric in result.metrics} for name, result in report.targets.items()}
+    for label, cell in _ROWS:
+        cells = [cell(found) for found in figures.values()]
+        if any(cells):
+            table.add_row(label, *[text or Text("-", style="dim") for text in cells])
+    return table
+
+
+def _figure(name: str, form: Callable[[float], str]) -> Callable[[Figures], Text | None]:
+    def cell(figures: Figures) -> Text | None:
+        metric = figures.get(name)
+        if metric is None:
+            return None
+        style = {True: "green", False: "red", None: ""}[metric.passed]
+        return Text(f"{form(metric.value)}{MARKS[metric.origin]}", style=style)
+
+    return cell
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f} %"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3f} ms"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
+def _count(value: float) -> str:
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
+
+
+_ROWS: tuple[tuple[str, Callable[[Figures], Text | None]], ...] = (
+    ("top-1, float network that came in", _figure("top1_float", _percent)),
+    ("top-1, float file", _figure("top1@float32", _percent)),
+    ("top-1, shipped file", _figure("top1", _percent)),
+    ("top-1 lost, points", _figure("top1_drop", lambda value: f"{value:.2f}")),
+    ("same answer as float PyTorch", _figure("agreement", _percent)),
+    ("lowest cosine with float PyTorch", _figure("cosine_min", lambda value: f"{value:.4f}")),
+    ("latency p50", _figure("latency_p50_ms", _milliseconds)),
+    ("latency p90", _figure("latency_p90_ms", _milliseconds)),
+    ("latency p50, float file", _figure("latency_float_p50_ms", _milliseconds)),
+    ("speed-up over the float file", _figure("speedup", lambda value: f"{value:.2f} x")),
+    ("size", _figure("size_bytes", _bytes)),
+    ("size, float file", _figure("size_float_bytes", _bytes)),
+    ("compression", _figure("compression", lambda value: f"{value:.2f} x")),
+    ("peak memory of the process", _figure("peak_rss_bytes", _bytes)),
+    ("multiply-adds", _figure("macs", _count)),
+    ("multiply-adds in int8", _figure("macs@int8", _count)),
+    ("bytes moved an inference", _figure("bytes_moved", _bytes)),
+)
+
+
+def _legend(report: Report) -> list[str]:
+    origins = {metric.origin for result in report.targets.values() for metric in result.metrics}
+    validate = next((stage for stage in report.stages if stage.name == "validate"), None)
+    samples = f"{validate.metrics.get('samples')} samples, " if validate else ""
+    lines = [f"  {samples}no mark: measured on this kind of processor, or read from the file"]
+    if "modelled" in origins:
+        host = validate.metrics.get("host") if validate else "host"
+        lines.append(f"  ~ modelled: this machine ({host}) stood in for the target; run benchmark.py there to measure")
+    if "emulated" in origins:
+        lines.append("  e emulated: exact instructions of the target under emulation")
+    return lines
+
+
+def _exceeded(metric: Metric) -> str:
+    return f"{metric.name} is {metric.value:.4g} {metric.unit} ({metric.origin}), limit {metric.limit:.4g}"
+
+
+def _stage_line(stage: StageRecord) -> str:
+    describe = _STAGES.get(stage.name)
+    return describe(stage) if describe else ""
+
+
+def _trace_line(stage: StageRecord) -> str:
+    def shape(key: str) -> str:
+        return ", ".join(f"{name} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims, _ in stage.metrics[key])  # type: ignore[attr-defined]  # JSON rows
+
+    return f"{_count(_number(stage, 'parameters'))} parameters, {shape('inputs')} -> {shape('outputs')}"
+
+
+def _prune_line(stage: StageRecord) -> str:
+    before, after = _number(stage, "macs_before"), _number(stage, "macs_after")
+    weights_before, weights_after = _number(stage, "parameters_before"), _number(stage, "parameters_after")
+    whole = stage.metrics.get("left_whole", [])
+    tail = f"; left whole: {'; '.join(map(str, whole))}" if isinstance(whole, (list, tuple)) and whole else ""
+    return (
+        f"multiply-adds {_count(before)} -> {_count(after)} ({before / after:.2f}x fewer), "
+        f"parameters {_count(weights_before)} -> {_count(weights_after)}{tail}"
+    )
+
+
+def _distill_line(stage: StageRecord) -> str:
+    return f"{stage.metrics.get('epochs')} epochs of {stage.metrics.get('samples')} samples, {stage.seconds:.1f} s"
+
+
+def _calibrate_line(stage: StageRecord) -> str:
+    return f"{stage.metrics.get('samples')} samples, {stage.metrics.get('activations')} activations"
+
+
+def _number(stage: StageRecord, key: str) -> float:
+    value = stage.metrics[key]
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{stage.name}: {key} is not a number: {value!r}")
+    return float(value)
+
+
+_STAGES: Mapping[str, Callable[[StageRecord], str]] = {
+    "trace": _trace_line,
+    "prune": _prune_line,
+    "distill": _distill_line,
+    "calibrate": _calibrate_line,
+}
+
+
+def print_comparison(first: Report, second: Report, console: Console) -> None:
+    """Print two reports' figures side by side, a row a figure that both have."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("target", "figure", "A", "B", "B / A"):
+        table.add_column(column, justify="left" if column in ("target", "figure") else "right")
+    for name in first.targets.keys() & second.targets.keys():
+        for metric, other in _shared(first.targets[name], second.targets[name]):
+            ratio = f"{other.value / metric.value:.3f}" if metric.value else "-"
+            cells = [f"{found.value:.6g} {found.unit}{MARKS[found.origin]}" for found in (metric, other)]
+            table.add_row(name, metric.name, *cells, ratio)
+    console.print(table)
+
+
+def _shared(first: TargetResult, second: TargetResult) -> list[tuple[Metric, Metric]]:
+    others = {metric.name: metric for metric in second.metrics}
+    return [(metric, others[metric.name]) for metric in first.metrics if metric.name in others]

@@ -1,0 +1,186 @@
+"""The chain trace -> prune -> distill -> calibrate: which stages a plan switches on, their keys, and what they made.
+
+A stage's key covers everything before it, so a stored result is found without computing anything before it; a model is made
+(or restored) only when something needs it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeport.manifest import code_digest, package_versions
+from edgeport.stages.context import Context, Progress
+from edgeport.stages.persistence import check_stage, read_record, restore_stage, save_stage, tensor_versions
+from edgeport.store import Store, digest
+from edgeport.types import Model, StageRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from edgeport.graph.network import Network
+    from edgeport.plan import Plan
+    from edgeport.stages.calibrate import Calibrate
+    from edgeport.stages.data import Data
+    from edgeport.stages.distill import Distill
+    from edgeport.stages.prune import Prune
+
+TRACE_PACKAGES = ("torch", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    stage: Prune | Distill | Calibrate
+    key: str
+
+
+class Chain:
+    """The stages of one build."""
+
+    def __init__(self, plan: Plan, network: Network, data: Data, store: Store, progress: Progress) -> None:
+        """Set up; nothing is computed yet."""
+        self.plan, self.network, self.data = plan, network, data
+        self.store, self.progress = store, progress
+        self._models: dict[int, Model] = {}
+
+    @cached_property
+    def trace_key(self) -> str:
+        """Key of the network as it came in."""
+        samples = self.data.calibrate or self.data.evaluate
+        interface = [list(samples.shapes), list(samples.dtypes)]
+        return digest("trace", self.network.fingerprint, interface, package_versions(TRACE_PACKAGES), code_digest())
+
+    @property
+    def float_key(self) -> str:
+        """Key of the float network that is lowered: traced, pruned, distilled."""
+        keys = [step.key for step in self._steps if step.stage.name != "calibrate"]
+        return keys[-1] if keys else self.trace_key
+
+    @property
+    def key(self) -> str:
+        """Key of the end of the chain."""
+        return self._steps[-1].key if self._steps else self.trace_key
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the network that is lowered differs from the one that came in."""
+        return self.float_key != self.trace_key
+
+    def records(self) -> tuple[StageRecord, ...]:
+        """Run what has not been run, and return a record a stage."""
+        found = [self._traced_record()]
+        for index, step in enumerate(self._steps):
+            if self.store.get(step.key) is None:
+                self._model_after(index)
+            found.append(read_record(self._entry(step.key)))
+        return tuple(found)
+
+    def teacher(self) -> Model:
+        """Return the float network as it came in."""
+        return self._traced[0]
+
+    def float_model(self) -> Model:
+        """Return the float network that is lowered."""
+        return self._model_after(sum(step.stage.name != "calibrate" for step in self._steps) - 1)
+
+    def model(self) -> Model:
+        """Return the end of the chain."""
+        return self._model_after(len(self._steps) - 1)
+
+    def weight_folders(self) -> tuple[Path, ...]:
+        """Return the store entries of the chain, first to last."""
+        return tuple(self._entry(key) for key in (self.trace_key, *(step.key for step in self._steps)))
+
+    def _entry(self, key: str) -> Path:
+        folder = self.store.get(key)
+        if folder is None:
+            raise FileNotFoundError(f"store entry {key} vanished while a build used it")
+        return folder
+
+    @cached_property
+    def _traced(self) -> tuple[Model, StageRecord]:
+        import torch
+
+        from edgeport.stages.trace import Trace
+
+        start = time.perf_counter()
+        samples = self.data.calibrate or self.data.evaluate
+        first = next(samples.batches(1))
+        example: tuple[torch.Tensor, ...] = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in first.inputs)
+        model, metrics = Trace()(self.network, example)
+        self._check_labels(model)
+        return model, StageRecord(name="trace", options={}, seconds=time.perf_counter() - start, metrics=metrics)
+
+    def _traced_record(self) -> StageRecord:
+        if self.store.get(self.trace_key) is None:
+            self.progress.log("trace")
+            model, record = self._traced
+            with self.store.put(self.trace_key) as fresh:
+                save_stage(fresh, model, record)
+        return read_record(self._entry(self.trace_key))
+
+    def _check_labels(self, model: Model) -> None:
+        if len(model.outputs) == 1 and len(model.outputs[0].shape) == 1:
+            for samples in (self.data.evaluate, self.data.train):
+                if samples is not None and samples.has_labels:
+                    samples.check_labels(model.outputs[0].shape[0])
+
+    @cached_property
+    def _steps(self) -> tuple[_Step, ...]:
+        from edgeport.stages.calibrate import Calibrate
+        from edgeport.stages.distill import Distill
+        from edgeport.stages.prune import Prune
+
+        plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
+        chosen: list[tuple[Prune | Distill | Calibrate, list[str]]] = []
+        if plan.prune:
+            prune = Prune(ratio=plan.prune, channel_multiple=plan.channel_multiple, importance=plan.importance)
+            chosen.append((prune, [samples.digest for samples in (train, calibrate) if samples is not None]))
+        if plan.distill and train is not None:
+            chosen.append((Distill(epochs=plan.distill), [train.digest]))
+        if calibrate is not None:
+            chosen.append((Calibrate(method=plan.calibration), [calibrate.digest]))
+        steps: list[_Step] = []
+        key = self.trace_key
+        for stage, uses in chosen:
+            key = digest(key, stage.name, asdict(stage), uses, plan.seed)
+            steps.append(_Step(stage=stage, key=key))
+        return tuple(steps)
+
+    def _model_after(self, index: int) -> Model:
+        if index < 0:
+            return self._traced[0]
+        if index not in self._models:
+            step = self._steps[index]
+            before = self._model_after(index - 1)
+            folder = self.store.get(step.key)
+            restored = restore_stage(step.stage.name, before, folder) if folder is not None else None
+            self._models[index] = restored or self._run(step, before)
+        return self._models[index]
+
+    def _run(self, step: _Step, before: Model) -> Model:
+        context = Context(
+            seed=self.plan.seed,
+            threads=self.plan.threads,
+            scratch=self.store.scratch(step.key),
+            teacher=self.teacher(),
+            calibrate=self.data.calibrate,
+            train=self.data.train,
+            progress=self.progress,
+        )
+        versions = tensor_versions(before)
+        start = time.perf_counter()
+        model, metrics = step.stage(before, context)
+        seconds = time.perf_counter() - start
+        check_stage(step.stage.name, before, versions, model)
+        record = StageRecord(name=step.stage.name, options=asdict(step.stage), seconds=seconds, metrics=metrics)
+        with self.store.put(step.key) as fresh:
+            save_stage(fresh, model, record)
+        self.store.drop_scratch(step.key)
+        return model

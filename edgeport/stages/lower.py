@@ -1,0 +1,124 @@
+"""Write one target's files through its backend, and check the graphs that came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeport.formats import format_of
+from edgeport.formats.quality import check_quality
+from edgeport.manifest import code_digest, package_versions
+from edgeport.store import Store, digest
+from edgeport.types import Artifact, OpCost, Precision
+
+if TYPE_CHECKING:
+    from edgeport.backends import Backend
+    from edgeport.graph.float_graph import FloatGraph
+    from edgeport.profile import TargetProfile
+
+BINDINGS, ARTIFACT = "io.json", "artifact.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """A written artifact with what its file says.
+
+    Attributes:
+        key: of the store entry that holds it.
+        artifact: the file and its notes.
+        costs: an operator a row, read from the file.
+        quality: `findings` and figures of the graph check (JSON values).
+    """
+
+    key: str
+    artifact: Artifact
+    costs: tuple[OpCost, ...]
+    quality: dict[str, object]
+
+
+class _Written(msgspec.Struct, frozen=True):
+    file: str
+    files: list[str]
+    backend: str
+    precision: Precision
+    notes: list[str]
+    costs: list[OpCost]
+    quality: dict[str, object]
+
+
+def lower(
+    store: Store,
+    backend: Backend,
+    profile: TargetProfile,
+    graph: Callable[[], FloatGraph],
+    *,
+    source_key: str,
+    float_file: Lowered | None = None,
+) -> Lowered:
+    """Return the float file, or with `float_file` the int8 file made beside it, from the store where it is.
+
+    Args:
+        store: where finished files lie.
+        backend: the target's backend module.
+        profile: the target.
+        graph: gives the network; called only when the file has to be written.
+        source_key: key of the network (float) or of its calibration (int8).
+        float_file: the float file; None: write that.
+
+    Raises:
+        LoweringError: an operator cannot be expressed.
+        MissingPackageError: the backend's tools are not installed.
+    """
+    precision: Precision = "float32" if float_file is None else "int8"
+    scheme = None if float_file is None else msgspec.to_builtins(profile.int8)
+    versions = package_versions(backend.packages)
+    key = digest("lower", profile.backend, precision, scheme, versions, source_key, code_digest())
+    folder = store.get(key)
+    if folder is None:
+        with store.put(key) as fresh:
+            out = fresh / f"model{backend.suffix}"
+            if float_file is None:
+                artifact = backend.lower_float(graph(), profile, out)
+            else:
+                artifact = backend.lower_int8(graph(), profile, float_file.artifact, out)
+            (fresh / BINDINGS).write_text(json.dumps(backend.bindings(graph(), out), indent=1) + "\n")
+            _describe(fresh, artifact)
+        folder = store.get(key)
+        if folder is None:
+            raise FileNotFoundError(f"store entry {key} vanished")
+    written = msgspec.json.decode((folder / ARTIFACT).read_bytes(), type=_Written)
+    return Lowered(
+        key=key,
+        artifact=Artifact(
+            path=folder / written.file,
+            backend=written.backend,
+            precision=written.precision,
+            files=tuple(folder / name for name in written.files),
+            notes=tuple(written.notes),
+        ),
+        costs=tuple(written.costs),
+        quality=written.quality,
+    )
+
+
+def _describe(folder: Path, artifact: Artifact) -> None:
+    reader = import_module(f"edgeport.formats.{format_of(artifact.path)}")
+    costs = reader.read_costs(artifact.path)
+    executed = reader.executed_operators(artifact.path) if artifact.precision == "int8" else ()
+    quality = check_quality(costs, executed, backend=artifact.backend)
+    written = _Written(
+        file=artifact.path.name,
+        files=[file.name for file in artifact.files],
+        backend=artifact.backend,
+        precision=artifact.precision,
+        notes=list(artifact.notes),
+        costs=list(costs),
+        quality=msgspec.to_builtins(quality),
+    )
+    (folder / ARTIFACT).write_bytes(msgspec.json.encode(written))
