@@ -29,9 +29,9 @@ class Batch:
         return len(self.inputs[0])
 
     def take(self, rows: slice | np.ndarray) -> Batch:
-        """Return a copy of those rows."""
-        labels = None if self.labels is None else np.array(self.labels[rows])
-        return Batch(inputs=tuple(np.array(array[rows]) for array in self.inputs), labels=labels)
+        """Return those rows: a view for a slice, a copy for row numbers, (m,) int64."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(inputs=tuple(array[rows] for array in self.inputs), labels=labels)
 
 
 def join(pieces: list[Batch]) -> Batch:
@@ -46,7 +46,10 @@ def join(pieces: list[Batch]) -> Batch:
 
 
 def rebatch(pieces: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """Yield the same samples in batches of `size` (the last may be smaller); holds one batch at a time."""
+    """Yield the same samples in batches of `size` (the last may be smaller); holds one batch at a time.
+
+    The pieces' arrays must not change afterwards: a batch may be a view of them.
+    """
     pending: list[Batch] = []
     count = 0
     for piece in pieces:

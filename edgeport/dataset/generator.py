@@ -125,7 +125,7 @@ class CallableSource:
         for piece in self._pass():
             stop = int(np.searchsorted(indices, base + len(piece)))
             if stop > done:
-                chosen = piece.take(indices[done:stop] - base)
+                chosen = piece.take(indices[done:stop] - base)  # a copy: the callable may reuse its arrays
                 if not is_shuffled:
                     self._check_repeats(chosen, indices[done:stop], summary)
                 yield chosen

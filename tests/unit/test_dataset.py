@@ -171,6 +171,8 @@ def test_overlap_is_found_by_content(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^1 sample is in both"):
         check_overlap(first, second.subset([0, 1]), names=("a", "b"))
     check_overlap(first, second.subset([0, 2]), names=("a", "b"))
+    with pytest.raises(ConfigError, match=r"^2 samples are in both a and b \(first: sample 1 = sample 0\)"):
+        check_overlap(first.subset([3, 2, 3, 2]), second.subset([3, 3]), names=("a", "b"))
 
 
 def test_rows_of_other_shape_or_dtype_do_not_overlap(tmp_path: Path) -> None:

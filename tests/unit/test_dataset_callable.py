@@ -164,6 +164,23 @@ def test_a_pass_of_other_length_is_refused(tmp_path: Path, later: int, found: st
     assert f"yielded 4 samples in the first pass and {found} in another" in refused(tmp_path, code)
 
 
+def test_a_later_pass_without_end_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import itertools\nimport numpy as np\npasses = itertools.count()\n"
+        "def make():\n"
+        "    for _ in [0] if next(passes) == 0 else itertools.repeat(0):\n"
+        "        yield np.zeros((4, 1), np.float32), None\n"
+    )
+    assert "yielded 4 samples in the first pass and more than 4 in another" in refused(tmp_path, code)
+
+
+def test_a_subset_is_left_as_soon_as_it_is_complete(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    part = written(tmp_path, SIXTEEN.replace("        yield", "        print('batch')\n        yield")).subset([1, 6])
+    capfd.readouterr()
+    assert numbers(part, 2) == [[1, 6]]
+    assert capfd.readouterr().err == "batch\nbatch\n"  # of four
+
+
 def test_a_shuffle_too_large_for_memory_is_refused(sixteen: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "SHUFFLE_BYTES", 8 * 3)
     assert numbers(sixteen, 3, [8, 3, 1]) == [[8, 3, 1]]

@@ -99,6 +99,12 @@ def test_resize_then_crop_is_what_pillow_does() -> None:
     np.testing.assert_array_equal(found, resized[2:18, 7:23])
 
 
+def test_grey_pictures_are_resized_like_a_channel_of_colour() -> None:
+    pixels = noise(1, 9, 7)[0]
+    prepare = Preprocess(resize=4, crop=4)
+    np.testing.assert_array_equal(prepare.fit(pixels[..., 1:2], "it"), prepare.fit(pixels, "it")[..., 1:2])
+
+
 def test_crop_ratio_crops_before_it_resizes() -> None:
     pixels = noise(1, 8, 12)[0]
     found = Preprocess(crop=3, crop_ratio=0.75, interpolation="nearest").fit(pixels, "it")
