@@ -1,8 +1,8 @@
 """Which channels must be pruned together: a walk over the traced graph with channel labels.
 
-Filters of convolutions and linear layers get labels, every operator says how labels pass or tie (`rules_*`), and classes
-of tied labels that touch the same layers in the same way make a `ChannelGroup`. What an operator does to channels is
-either known here or the channels stay, with a sentence that names the operator.
+Filters of convolutions and linear layers get labels, every operator says how labels pass or tie (`rules_*`), and
+classes of tied labels that touch the same layers in the same way make a `ChannelGroup`. What an operator does to
+channels is either known here or the channels stay, with a sentence that names the operator.
 """
 
 from __future__ import annotations

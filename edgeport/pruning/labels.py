@@ -1,7 +1,7 @@
 """Channel labels: which positions of which tensors are one and the same channel.
 
-Every tensor dimension that carries channels has an axis: an integer array with one label a position. Ties between labels
-are collected as pairs and solved once, all arrays, at the end: classes of tied labels stand or fall together.
+Every tensor dimension that carries channels has an axis: an integer array with one label a position. Ties between
+labels are collected as pairs and solved once, all arrays, at the end: classes of tied labels stand or fall together.
 """
 
 from __future__ import annotations

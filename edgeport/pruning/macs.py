@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def count_macs(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> int:
     """Return the multiply-adds of one sample in convolutions, linear layers and matrix products.
 
-    One multiply-add is one MAC; biases, norms, activations and pooling count nothing. `example_inputs` is a batch of any
-    size, the result is for one sample of it.
+    One multiply-add is one MAC; biases, norms, activations and pooling count nothing. `example_inputs` is a batch of
+    any size, the result is for one sample of it.
     """
     shapes = concrete_shapes(module, example_inputs)
     total = sum(COSTS[operator_name(node)](node, shapes) for node in shapes if operator_name(node) in COSTS)

@@ -37,7 +37,7 @@ def arguments(node: Node) -> dict[str, Any]:
     """Return every argument of an operator by its name in the schema, defaults filled in."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        return dict(enumerate(node.args)) | dict(node.kwargs)  # type: ignore[arg-type]  # no schema: positions name them
+        return {str(index): value for index, value in enumerate(node.args)} | dict(node.kwargs)
     named = {argument.name: argument.default_value for argument in schema.arguments}
     named.update(zip(named, node.args, strict=False))
     return named | dict(node.kwargs)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def convolution(op: Operation) -> Axes:
     """Tie inputs to the filters' input channels; results are the filters.
 
-    Depthwise: a filter goes with its input channel. Grouped: every group loses the same positions, so the number of groups
-    stays and the weight remains one rectangular array.
+    Depthwise: a filter goes with its input channel. Grouped: every group loses the same positions, so the number of
+    groups stays and the weight remains one rectangular array.
     """
     weight, groups = op.named["weight"], op.named["groups"]
     filters, inputs = op.axes[weight][:2]

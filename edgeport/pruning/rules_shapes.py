@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def reshape(op: Operation) -> Axes:
     """Follow labels through merged and split dimensions.
 
-    (N, C, H, W) -> (N, C*H*W) repeats each label H*W times. C -> (a, b) makes one factor carry the channels and ties the
-    others: the factor along which the labels differ already (a flatten undone), else the largest (channel shuffle).
+    (N, C, H, W) -> (N, C*H*W) repeats each label H*W times. C -> (a, b) makes one factor carry the channels and ties
+    the others: the factor along which the labels differ already (a flatten undone), else the largest (channel shuffle).
     """
     for size in op.named.get("size") or op.named.get("shape") or op.named.get("sizes") or ():
         if isinstance(size, Node) and operator_name(size) != "sym_size":

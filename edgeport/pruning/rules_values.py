@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     from edgeport.pruning.labels import Axes, Axis
 
-ELEMENTWISE = (
-    "abs add alias atan bitwise_not celu clamp clamp_max clamp_min clone contiguous cos detach div dropout elu eq erf exp "
-    "expand_as expm1 feature_dropout floor fmod ge gelu gt hardshrink hardsigmoid hardswish hardtanh le leaky_relu lerp "
-    "log log1p log_sigmoid logical_not lt maximum minimum mish mul ne neg pow reciprocal relu relu6 remainder "
-    "round rsqrt rsub rrelu selu sigmoid sign silu sin softplus softshrink softsign sqrt square sub tanh tanhshrink "
-    "threshold to where _to_copy"
-).split()
+ELEMENTWISE = """
+    _to_copy abs add alias atan bitwise_not celu clamp clamp_max clamp_min clone contiguous cos detach div dropout
+    elu eq erf exp expand_as expm1 feature_dropout floor fmod ge gelu gt hardshrink hardsigmoid hardswish hardtanh
+    le leaky_relu lerp log log1p log_sigmoid logical_not lt maximum minimum mish mul ne neg pow reciprocal relu
+    relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin softplus softshrink softsign sqrt square sub
+    tanh tanhshrink threshold to where
+""".split()  # noqa: SIM905  # one name a line would be a page
 WINDOWS = {
     **{f"{kind}_pool{rank}d": rank for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for rank in (1, 2, 3)},
     **{f"_adaptive_avg_pool{rank}d": rank for rank in (2, 3)},

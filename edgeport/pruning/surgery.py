@@ -64,7 +64,9 @@ def alive_labels(groups: Groups, kept: Mapping[str, Sequence[int]]) -> Alive:
         if name not in known:
             raise ValueError(f"no channel group '{name}'; there are {sorted(known)}")
         group = known[name]
-        if sorted(set(indices)) != list(indices) or (indices and not 0 <= min(indices) <= max(indices) < group.channels):
+        if sorted(set(indices)) != list(indices) or (
+            indices and not 0 <= min(indices) <= max(indices) < group.channels
+        ):
             raise ValueError(f"group '{name}': kept must be ascending indices below {group.channels}, not {indices}")
         alive_class[group.classes] = False
         alive_class[group.classes[list(indices)]] = True
@@ -155,7 +157,7 @@ def _pad(node: Node, axes: Mapping[str, Any], alive: Alive) -> None:
 
 def _cut(node: Node, axes: Mapping[str, Any], alive: Alive) -> None:
     named = arguments(node)
-    source: Axes = axes[node.args[0].name]  # type: ignore[union-attr]  # a slice's first argument is a node
+    source: Axes = axes[node.all_input_nodes[0].name]
     axis = source[named["dim"] % len(source)]
     if axis is None or alive[axis].all():
         return
@@ -166,7 +168,7 @@ def _cut(node: Node, axes: Mapping[str, Any], alive: Alive) -> None:
 
 def _split(node: Node, axes: Mapping[str, Any], alive: Alive) -> None:
     """Parts of unequal size need their sizes spelled out."""
-    source: Axes = axes[node.args[0].name]  # type: ignore[union-attr]  # a split's first argument is a node
+    source: Axes = axes[node.all_input_nodes[0].name]
     dim = arguments(node)["dim"] % len(source)
     axis = source[dim]
     if axis is None or alive[axis].all():

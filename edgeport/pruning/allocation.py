@@ -1,0 +1,67 @@
+"""How many channels each group keeps, so that every layer ends up with a width that kernels like."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from edgeport.pruning.groups import ChannelGroup
+
+
+def allocate(groups: Sequence[ChannelGroup], *, ratio: float, channel_multiple: int) -> dict[str, int]:
+    """Return group name -> number of channels to keep.
+
+    A layer of n filters keeps the multiple of `channel_multiple` nearest to n * (1 - ratio), the larger one of two
+    equally near; at least one multiple, and all of them where n is no larger than that. A layer with filters in several
+    groups (a zero-padded shortcut ties its middle channels to a narrower stage) shares that number out: narrow layers
+    are settled first, and what rounding took or gave there is made up for in the wide ones. Filters that are left whole
+    for another reason count for the multiple, not for the ratio.
+
+    Args:
+        groups: what may be pruned.
+        ratio: share of the filters to cut, 0..1.
+        channel_multiple: what widths are rounded to.
+    """
+    members: dict[str, list[tuple[ChannelGroup, int]]] = defaultdict(list)  # layer -> (group, filters a channel)
+    pinned: dict[str, int] = {}
+    for group in groups:
+        for share in group.filters:
+            key = f"{share.parameter}:{share.dimension}"
+            members[key].append((group, share.positions.shape[1]))
+            pinned[key] = pinned.get(key, share.total) - share.positions.size
+    kept: dict[str, int] = {}
+    for key in sorted(members, key=lambda key: sum(group.channels * width for group, width in members[key])):
+        unsettled = [pair for pair in members[key] if pair[0].name not in kept]
+        for index, (group, width) in enumerate(unsettled):
+            is_last = index == len(unsettled) - 1  # it makes the layer's sum come out even
+            settled = [pair for pair in members[key] if pair[0].name in kept] if is_last else []
+            have = sum(kept[other.name] * other_width for other, other_width in settled)
+            full = sum(other.channels * other_width for other, other_width in settled) + group.channels * width
+            kept[group.name] = _nearest(
+                full * (1 - ratio) - have,
+                channels=group.channels,
+                width=width,
+                offset=have + pinned[key] if is_last else 0,
+                multiple=channel_multiple,
+            )
+    return {group.name: kept[group.name] for group in groups}
+
+
+def _nearest(wanted: float, *, channels: int, width: int, offset: int, multiple: int) -> int:
+    """Return the channel count k for which offset + k * width is a multiple and k * width is nearest to `wanted`."""
+    fitting = [count for count in range(1, channels + 1) if (offset + count * width) % multiple == 0]
+    # rounded: 40 * (1 - 0.7) is 12.000000000000002, yet as far from 8 as from 16
+    return min(fitting, key=lambda count: (round(abs(count * width - wanted), 6), -count), default=channels)
+
+
+def choose(scores: NDArray[np.float64], count: int) -> tuple[int, ...]:
+    """Return the indices of the `count` highest scores, ascending; of equal scores the first ones stay."""
+    order = np.argsort(-scores, kind="stable")[:count]
+    return tuple(int(index) for index in np.sort(order))

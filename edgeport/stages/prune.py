@@ -1,0 +1,138 @@
+"""Prune: cuts whole filters out of the network, so that it is smaller and faster on every runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from edgeport.errors import ConfigError, StageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch.fx import GraphModule
+
+    from edgeport.dataset import Dataset
+    from edgeport.pruning.groups import Groups
+    from edgeport.stages.context import Context
+    from edgeport.types import Model
+
+RECALIBRATION_SAMPLES = 512
+RECALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Cut the least important channels of every group of coupled layers.
+
+    Attributes:
+        ratio: share of each layer's filters to cut, above 0 and below 1.
+        channel_multiple: layer widths are rounded to multiples of it.
+        importance: how filters are scored; a name in `edgeport.pruning.importance.IMPORTANCE`.
+    """
+
+    name: ClassVar[str] = "prune"
+
+    ratio: float
+    channel_multiple: int = 8
+    importance: str = "l1"
+
+    def __call__(self, model: Model, context: Context) -> tuple[Model, dict[str, object]]:
+        """Return the smaller network and what was cut.
+
+        Batch-norm statistics are measured again on training samples, or else calibration samples, when there are any.
+
+        Raises:
+            ConfigError: an option out of range, or samples that do not fit the network.
+            StageError: nothing can be cut; the message says why.
+        """
+        from edgeport.pruning.groups import find_groups
+        from edgeport.pruning.macs import count_macs, count_parameters
+        from edgeport.pruning.structure import describe
+        from edgeport.pruning.surgery import prune_channels
+
+        self._check_options()
+        groups = find_groups(model.module, model.example_inputs)
+        kept = self._kept(model.module, groups)
+        left_whole = [*groups.left_whole, *self._rounded_away(groups, kept)]
+        if all(len(kept[group.name]) == group.channels for group in groups.groups):
+            more = f"; and {len(left_whole) - 3} more" if len(left_whole) > 3 else ""
+            reasons = "; ".join(left_whole[:3]) or "it has no convolution or linear layer"
+            raise StageError(f"prune: nothing can be cut from this network: {reasons}{more}")
+        pruned = prune_channels(model.module, groups, kept)
+        pruned, recalibration = _recalibrated(pruned, model, context)
+        metrics: dict[str, object] = {
+            "macs_before": count_macs(model.module, model.example_inputs),
+            "macs_after": count_macs(pruned, model.example_inputs),
+            "parameters_before": count_parameters(model.module),
+            "parameters_after": count_parameters(pruned),
+            "groups": [
+                {"layers": list(group.layers), "channels": group.channels, "kept": len(kept[group.name])}
+                for group in groups.groups
+            ],
+            "left_whole": left_whole,
+            "recalibration": recalibration,
+            "structure": msgspec.to_builtins(describe(groups, kept, model.inputs)),
+        }
+        return model.with_(module=pruned, calibration=None), metrics
+
+    def _check_options(self) -> None:
+        from edgeport.pruning.importance import IMPORTANCE
+
+        if not 0 < self.ratio < 1:
+            raise ConfigError(f"prune: ratio is {self.ratio}; it must be above 0 and below 1")
+        if self.channel_multiple < 1:
+            raise ConfigError(f"prune: channel_multiple is {self.channel_multiple}; it must be at least 1")
+        if self.importance not in IMPORTANCE:
+            known = sorted(IMPORTANCE)
+            raise ConfigError(
+                f"prune: unknown importance '{self.importance}'; known: {', '.join(known)}"
+                f"{did_you_mean(self.importance, known)}"
+            )
+
+    def _kept(self, module: GraphModule, groups: Groups) -> dict[str, tuple[int, ...]]:
+        from edgeport.pruning.allocation import allocate, choose
+        from edgeport.pruning.importance import channel_scores
+
+        counts = allocate(groups.groups, ratio=self.ratio, channel_multiple=self.channel_multiple)
+        return {
+            group.name: choose(channel_scores(module, group, self.importance), counts[group.name])
+            for group in groups.groups
+        }
+
+    def _rounded_away(self, groups: Groups, kept: Mapping[str, Sequence[int]]) -> list[str]:
+        return [
+            f"left whole: layer '{group.name}' because {group.channels} channels at ratio {self.ratio} round to"
+            f" {group.channels} with channel multiple {self.channel_multiple}"
+            for group in groups.groups
+            if len(kept[group.name]) == group.channels
+        ]
+
+
+def _recalibrated(module: GraphModule, model: Model, context: Context) -> tuple[GraphModule, dict[str, object]]:
+    """Return the network with fresh batch-norm statistics, and what they were measured on (or why they were not)."""
+    from edgeport.pruning.recalibrate import batch_norms, recalibrate_batch_norm
+
+    if not batch_norms(module):
+        return module, {"skipped": "the network has no batch norm"}
+    flag, data = ("--train", context.train) if context.train is not None else ("--calibrate", context.calibrate)
+    if data is None:
+        return module, {"skipped": "no training or calibration samples; batch-norm statistics are those before pruning"}
+    if not model.has_dynamic_batch:
+        return module, {"skipped": "the network takes batches of one only"}
+    if len(data) < 2:
+        return module, {"skipped": f"{flag} has one sample only"}
+    _check_fit(flag, data, model)
+    count = min(len(data), RECALIBRATION_SAMPLES)
+    chosen = data.subset([index * len(data) // count for index in range(count)])  # spread: files may be sorted by class
+    batches = (batch.inputs for batch in chosen.batches(RECALIBRATION_BATCH) if len(batch) > 1)
+    done = recalibrate_batch_norm(module, batches)
+    return done, {"data": flag, "samples": count if count % RECALIBRATION_BATCH != 1 else count - 1}
+
+
+def _check_fit(flag: str, data: Dataset, model: Model) -> None:
+    wanted = tuple(spec.shape for spec in model.inputs)
+    if data.shapes != wanted:
+        raise ConfigError(f"{flag}: samples of shape {data.shapes}; the network takes {wanted}")
