@@ -49,7 +49,7 @@ def verify_bundle(bundle: Path) -> Iterator[str]:
     if damaged:
         raise LimitError("; ".join(damaged))
     for file in artifacts(bundle):
-        timing = bench([file], threads=1, rounds=1, inner=1)[0]
+        timing = bench([file], threads=1, rounds=1)[0]
         yield f"runs     {file.relative_to(bundle)} ({timing.p50_ms:.3f} ms, measured on this machine)"
 
 

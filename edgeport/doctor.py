@@ -57,9 +57,7 @@ def _look_up(requirement: Requirement, extra: str) -> Package:
     except metadata.PackageNotFoundError:
         version = None
     fits = version is not None and requirement.specifier.contains(version, prereleases=True)
-    return Package(
-        name=requirement.name, extra=extra, wanted=str(requirement.specifier), installed=version, fits=fits
-    )
+    return Package(name=requirement.name, extra=extra, wanted=str(requirement.specifier), installed=version, fits=fits)
 
 
 def require(extra: str) -> None:

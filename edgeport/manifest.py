@@ -1,4 +1,4 @@
-"""What a build was made of, and the digest of every file it wrote. Holds no path and no time: rebuilds are identical."""
+"""What a build was made of, and the digest of every file it wrote. No path, no time: rebuilds are identical."""
 
 from __future__ import annotations
 

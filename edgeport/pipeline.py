@@ -59,13 +59,13 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
         network = load_network(plan.model, plan.weights, seed=plan.seed)
         chain = Chain(plan, network, data, store, progress)
         records = chain.records()
-        built, lowering = _Lowering(plan, chain, store, progress).run()
+        built, failures, lowering = _Lowering(plan, chain, store, progress).run()
         results, validating = _Validating(plan, chain, data, store, progress).run(built)
         report = Report(
             model=network.name,
             stages=(*records, lowering, validating),
             targets=results,
-            failures={name: found["error"] for name, found in lowering.metrics.items() if "error" in found},
+            failures=failures,
         )
         facts = {
             "model": {"name": network.name, "fingerprint": network.fingerprint},
@@ -99,9 +99,10 @@ class _Lowering:
 
         return FloatGraph.from_model(self.chain.model())
 
-    def run(self) -> tuple[dict[str, Built], StageRecord]:
-        """Return target -> files, and the record of what happened a target."""
+    def run(self) -> tuple[dict[str, Built], dict[str, str], StageRecord]:
+        """Return target -> files, target -> why there are none, and the record of what happened a target."""
         built: dict[str, Built] = {}
+        failures: dict[str, str] = {}
         metrics: dict[str, dict[str, object]] = {}
         start = time.perf_counter()
         with self.progress.task("lower", len(self.plan.targets)) as task:
@@ -112,12 +113,12 @@ class _Lowering:
                     built[target.name] = (shipped, floating)
                     metrics[target.name] = {**shipped.quality, "notes": _notes(shipped)}
                 except LoweringError as error:
-                    metrics[target.name] = {"error": str(error), "notes": [str(error)]}
+                    failures[target.name] = str(error)
+                    metrics[target.name] = {"notes": [str(error)]}
                 task.advance()
         seconds = time.perf_counter() - start
-        return built, StageRecord(
-            name="lower", options={"precision": self.plan.precision}, seconds=seconds, metrics=metrics
-        )
+        options = {"precision": self.plan.precision}
+        return built, failures, StageRecord(name="lower", options=options, seconds=seconds, metrics=metrics)
 
     def _lower(self, target: TargetProfile) -> Built:
         module = backend(target.backend)

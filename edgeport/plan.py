@@ -1,4 +1,4 @@
-"""One frozen plan of a build: flags over `edgeport.toml` over the target's file over defaults, every default a value."""
+"""One frozen plan of a build: flags over `edgeport.toml` over defaults, every default a value."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a build needs to know, resolved. Fields as in `Options`, plus:
+    """Everything a build needs to know, resolved.
+
+    Fields as in `Options`, and:
 
     Attributes:
         targets: the profiles, in the order they were named.

@@ -1,7 +1,7 @@
 """Content-addressed results on disk: a finished step is never done twice, an unfinished one leaves nothing behind.
 
-An entry is a folder named by the digest of everything its content depends on. It is filled under a temporary name, synced,
-and renamed into place in one step, so that readers, other builds and a killed process see all of it or nothing.
+An entry is a folder named by the digest of everything its content depends on. It is filled under a temporary name,
+synced, and renamed into place in one step, so that readers, other builds and a killed process see all of it or nothing.
 """
 
 from __future__ import annotations

@@ -127,8 +127,8 @@ class Metric:
         name: `top1`, `agreement`, ...; a figure of one core, runtime or file has that behind an `@`.
         value: the figure.
         unit: `percent`, `points`, `ms`, `bytes`, `x`, `macs`, `cosine`, ...
-        origin: `measured` (on hardware of the target, or read from the file), `emulated` or `modelled` (taken on another
-            machine as a stand-in, or computed).
+        origin: `measured` (on hardware of the target, or read from the file), `emulated` or `modelled` (taken on
+            another machine as a stand-in, or computed).
         interval: low and high end, where the origin has one.
         limit: what the figure was judged against; None when it was not judged.
         passed: the judgement; None when it was not judged.

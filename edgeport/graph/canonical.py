@@ -1,8 +1,7 @@
 """The one form of a traced network that calibration and every backend start from.
 
 Batch norms are folded into the convolution or linear layer before them, no-ops are gone, and the global spatial mean is
-spelled as adaptive average pooling (the spelling for which every converter has a direct operator: as `mean` with dropped
-dimensions, litert-torch 0.10 leaves a TRANSPOSE in the NHWC graph).
+spelled as adaptive average pooling: of a `mean` that drops dimensions, litert-torch 0.10 makes a TRANSPOSE.
 """
 
 from __future__ import annotations
@@ -21,12 +20,18 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 FOLDABLE = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default)
-NO_OPS = (aten.dropout.default, aten.feature_dropout.default, aten.alias.default, aten.detach.default, aten.clone.default)
+NO_OPS = (
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.clone.default,
+)
 SLICE_END = 2**63 - 1  # what Python's open slice end becomes in an ATen graph
 
 
 def canonicalize(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> GraphModule:
-    """Return a copy in canonical form that computes the same function (up to float32 rounding of the folded weights)."""
+    """Return a copy in canonical form that computes the same function, up to rounding of the folded weights."""
     result = copy.deepcopy(module)
     _remove_no_ops(result)
     _fold_batch_norms(result)
@@ -74,8 +79,8 @@ def _remove_no_ops(module: GraphModule) -> None:
 def _is_whole_slice(node: Node) -> bool:
     if node.target is not aten.slice.Tensor:
         return False
-    _, _, start, end, step, *_ = (*node.args, *(0, 0, SLICE_END, 1)[len(node.args) - 1 :])
-    return start in (0, None) and end in (SLICE_END, None) and step == 1
+    given: tuple[object, ...] = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    return given[2] in (0, None) and given[3] in (SLICE_END, None) and given[4] == 1
 
 
 def _fold_batch_norms(module: GraphModule) -> None:

@@ -28,7 +28,9 @@ FUSED_ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
     aten.relu6.default: ("hardtanh", [0.0, 6.0]),
     aten.relu6_.default: ("hardtanh", [0.0, 6.0]),
 }
-CACHE_BYTES = 1_250_000  # larger batches fall out of the second-level cache, and their activations are page-faulted in each time
+CACHE_BYTES = (
+    1_250_000  # larger batches fall out of the second-level cache, and their activations are page-faulted in each time
+)
 LARGEST_BATCH = 32
 
 
@@ -61,6 +63,7 @@ def batch_size(shapes: Sequence[tuple[int, ...]]) -> int:
 
 
 def flat_outputs(result: object) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of a network's (possibly nested) result, in order."""
     from torch.utils._pytree import tree_leaves
 
     return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
@@ -88,8 +91,8 @@ class _Watching(Interpreter):
 
 
 def _pack(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> GraphModule:
-    packed = copy.deepcopy(module).to(memory_format=torch.channels_last)
-    if not torch.backends.mkldnn.is_available():
+    packed = copy.deepcopy(module)
+    if not torch._C._has_mkldnn:
         return packed
     shapes = activation_shapes(packed, [_channels_last(value) for value in example_inputs])
     for node in list(packed.graph.nodes):
@@ -103,12 +106,13 @@ def _pack(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> GraphM
 
 
 def _pack_convolution(module: GraphModule, node: Node, shape: list[int]) -> None:
-    defaults: tuple[Any, ...] = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
-    source, weight, bias, stride, padding, dilation, groups = (*node.args, *defaults[len(node.args) :])
+    defaults = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    given: tuple[Any, ...] = (*node.args, *defaults[len(node.args) :])
+    source, weight, bias, stride, padding, dilation, groups = given
     users = list(node.users)
     last = users[0] if len(users) == 1 and users[0].target in FUSED_ACTIVATIONS else node
     activation, scalars = FUSED_ACTIVATIONS.get(last.target, ("none", []))
-    reordered = torch._C._nn.mkldnn_reorder_conv2d_weight(
+    reordered = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]  # torch's stub lacks the input shape
         attribute(module, str(weight.target)).detach().to_mkldnn(), padding, stride, dilation, groups, shape
     )
     name = f"{node.name}_packed"

@@ -59,7 +59,9 @@ class FloatGraph:
             module=module,
             example_inputs=model.example_inputs,
             inputs=model.inputs,
-            outputs=tuple(replace(spec, name=name) for spec, name in zip(model.outputs, _output_names(module), strict=True)),
+            outputs=tuple(
+                replace(spec, name=name) for spec, name in zip(model.outputs, _output_names(module), strict=True)
+            ),
             provenance=provenance,
             ranges={name: ends for name, ends in found.items() if ends is not None},
         )

@@ -69,9 +69,7 @@ def load_network(model: str, weights: str | None, *, seed: int) -> Network:
         _load_weights(module, Path(weights))
     module.eval()
     fingerprint = network_fingerprint(module, folder)
-    return Network(
-        name=model.rpartition(":")[2], module=module, example_inputs=example_inputs, fingerprint=fingerprint
-    )
+    return Network(name=model.rpartition(":")[2], module=module, example_inputs=example_inputs, fingerprint=fingerprint)
 
 
 def find_factory(model: str) -> tuple[Callable[[], object], Path | None]:
@@ -105,7 +103,7 @@ def _import_file(path: Path) -> tuple[ModuleType, Path]:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  # the user's own code may raise anything; it is told as it is
+    except Exception as error:  # the user's own code may raise anything; it is told as it is
         sys.modules.pop(path.stem, None)
         raise StageError(f"importing '{path.name}' raised {_told(error, path.parent)}") from error
     return module, path.parent
@@ -118,20 +116,20 @@ def _import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ConfigError(f"no module '{name}' (for a file write path/{name.split('.')[-1]}.py:factory)") from error
+            raise ConfigError(
+                f"no module '{name}' (for a file write path/{name.rsplit('.', maxsplit=1)[-1]}.py:factory)"
+            ) from error
         raise StageError(f"importing '{name}' raised {_told(error, None)}") from error
-    except Exception as error:  # noqa: BLE001  # the user's own code may raise anything; it is told as it is
+    except Exception as error:  # the user's own code may raise anything; it is told as it is
         raise StageError(f"importing '{name}' raised {_told(error, None)}") from error
 
 
-def _call_factory(
-    factory: Callable[[], object], model: str
-) -> tuple[nn.Module, tuple[torch.Tensor, ...] | None]:
+def _call_factory(factory: Callable[[], object], model: str) -> tuple[nn.Module, tuple[torch.Tensor, ...] | None]:
     import torch
 
     try:
         made = factory()
-    except Exception as error:  # noqa: BLE001  # the user's own code may raise anything; it is told as it is
+    except Exception as error:  # the user's own code may raise anything; it is told as it is
         raise StageError(f"factory '{model.rpartition(':')[2]}' raised {_told(error, None)}") from error
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
@@ -188,7 +186,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
-            f"weights '{path.name}' hold pickled objects, not a state_dict, and are not loaded: they could run any code;"
+            f"weights '{path.name}' hold pickled objects, which could run any code, and are not loaded;"
             " save network.state_dict(), best as .safetensors"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:

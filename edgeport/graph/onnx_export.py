@@ -22,8 +22,8 @@ def export_onnx(
 ) -> onnx.ModelProto:
     """Return the ONNX form of an exported network.
 
-    Value names are the graph's node names. Metadata is dropped: the exporter writes source paths and stack traces of the
-    building machine into it.
+    Value names are the graph's node names. Metadata is dropped: the exporter writes source paths and stack traces of
+    the building machine into it.
 
     Raises:
         MissingPackageError: onnx or onnxscript is not installed.

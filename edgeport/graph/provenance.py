@@ -1,7 +1,7 @@
 """Names for activations that survive every lowering: torch module path plus operator.
 
-A key reads `layer1.0.conv1/conv2d`, `layer1.0/relu`, `layer1.0/relu_1` (the second ReLU called by that module's forward), and
-`/x` for the network input `x`. It depends on the user's code only, so the same activation has the same key in every
+A key reads `layer1.0.conv1/conv2d`, `layer1.0/relu`, `layer1.0/relu_1` (the second ReLU of that module's forward),
+and `/x` for the network input `x`. It depends on the user's code only, so the same activation has the same key in every
 graph made from one network, whatever a runtime calls it.
 """
 
@@ -25,8 +25,8 @@ def module_path(node: Node) -> str:
 
 def operator_name(node: Node) -> str:
     """Return the ATen operator's plain name, such as `conv2d`."""
-    target = node.target
-    return target.split("::")[-1] if isinstance(target, str) else getattr(target, "_schema", target).name.split("::")[-1]
+    schema = getattr(node.target, "_schema", None)
+    return str(node.target if schema is None else schema.name).split("::")[-1]
 
 
 def provenance_keys(graph: Graph) -> dict[str, str]:

@@ -55,7 +55,7 @@ class Calibrate:
                 observers.setdefault(key, Observer()).update(value)
             except ValueError as error:
                 raise StageError(
-                    f"calibrate: activation '{key}' is {error} in samples {seen} to {seen + size - 1} of '{dataset.name}'"
+                    f"calibrate: activation '{key}' is {error}, samples {seen} to {seen + size - 1} of '{dataset.name}'"
                 ) from error
 
         with context.progress.task("calibrate", len(dataset)) as task:

@@ -1,7 +1,7 @@
 """The chain trace -> prune -> distill -> calibrate: which stages a plan switches on, their keys, and what they made.
 
-A stage's key covers everything before it, so a stored result is found without computing anything before it; a model is made
-(or restored) only when something needs it.
+A stage's key covers everything before it, so a stored result is found without computing anything before it; a model is
+made (or restored) only when something needs it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ class Chain:
         start = time.perf_counter()
         samples = self.data.calibrate or self.data.evaluate
         first = next(samples.batches(1))
-        example: tuple[torch.Tensor, ...] = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in first.inputs)
+        example: tuple[torch.Tensor, ...] = tuple(
+            torch.from_numpy(np.ascontiguousarray(array)) for array in first.inputs
+        )
         model, metrics = Trace()(self.network, example)
         self._check_labels(model)
         return model, StageRecord(name="trace", options={}, seconds=time.perf_counter() - start, metrics=metrics)

@@ -57,7 +57,7 @@ def open_data(plan: Plan, store: Store) -> Data:
 def _hold_out(samples: Dataset) -> tuple[Dataset, Dataset]:
     if len(samples) < HELD_OUT:
         raise ConfigError(
-            f"'{samples.name}' has {len(samples)} samples; give --evaluate DATA, or at least {HELD_OUT} to hold some out"
+            f"'{samples.name}' has {len(samples)} samples; give --evaluate DATA, or {HELD_OUT} or more to split"
         )
     kept = [index for index in range(len(samples)) if index % HELD_OUT != HELD_OUT - 1]
     return samples.subset(kept), samples.subset(slice(HELD_OUT - 1, None, HELD_OUT))

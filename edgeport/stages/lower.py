@@ -52,7 +52,7 @@ class _Written(msgspec.Struct, frozen=True):
     quality: dict[str, object]
 
 
-def lower(
+def lower(  # noqa: PLR0913  # keyword-only past the third
     store: Store,
     backend: Backend,
     profile: TargetProfile,

@@ -40,7 +40,7 @@ def artifact_name(target: str, lowered: Lowered) -> str:
     return f"{target}/{lowered.artifact.path.name}"
 
 
-def pack(
+def pack(  # noqa: PLR0913  # keyword-only past the third
     folder: Path,
     built: Mapping[str, tuple[Lowered, Lowered]],
     stage_folders: Sequence[Path],

@@ -29,7 +29,9 @@ def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
         state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
         save_file(state, folder / WEIGHTS)
     if "structure" in record.metrics:
-        (folder / STRUCTURE).write_bytes(msgspec.json.format(msgspec.json.encode(record.metrics["structure"]), indent=1))
+        (folder / STRUCTURE).write_bytes(
+            msgspec.json.format(msgspec.json.encode(record.metrics["structure"]), indent=1)
+        )
     (folder / RECORD).write_bytes(msgspec.json.encode(record))
 
 

@@ -29,9 +29,7 @@ class Trace:
 
     name: ClassVar[str] = "trace"
 
-    def __call__(
-        self, network: Network, example_inputs: tuple[torch.Tensor, ...]
-    ) -> tuple[Model, dict[str, object]]:
+    def __call__(self, network: Network, example_inputs: tuple[torch.Tensor, ...]) -> tuple[Model, dict[str, object]]:
         """Trace.
 
         Args:
@@ -106,7 +104,7 @@ def _export(module: nn.Module | ExportedProgram, sample: tuple[torch.Tensor, ...
         except Exception:  # noqa: BLE001  # vendor's edge: torch.export raises dozens of types; the static trace decides
             try:
                 return torch.export.export(module, sample), False
-            except Exception as error:  # noqa: BLE001  # as above: told with operator and source line
+            except Exception as error:  # as above: told with operator and source line
                 raise StageError(f"trace: {_cannot_trace(error)}") from error
 
 
@@ -125,7 +123,7 @@ def _try_forward(module: nn.Module, sample: tuple[torch.Tensor, ...]) -> None:
     try:
         with torch.no_grad():
             module(*sample)
-    except Exception as error:  # noqa: BLE001  # the user's own code may raise anything; it is told as it is
+    except Exception as error:  # the user's own code may raise anything; it is told as it is
         shapes = ", ".join(str(tuple(value.shape)) for value in sample)
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         line = _user_line(error)
