@@ -90,7 +90,8 @@ def module_path(tensor_name: str) -> str | None:
 
     A name is a list of paths joined by `;`, of all operators fused into this one, the last one computed first:
     `Wrapper/zoo.Net_wrapped/torch.nn.modules.container.Sequential_layer1/torch.nn.modules.conv.Conv2d_0;1`. The path
-    of the first operator is returned (`layer1.0`): that of the convolution, not of the ReLU behind it.
+    of the first operator is returned (`layer1.0`): that of the convolution, not of the ReLU behind it. Class names are
+    taken to have no underscore.
     """
     found = None
     for part in tensor_name.split(";"):
