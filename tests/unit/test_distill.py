@@ -212,21 +212,20 @@ class Probabilities(nn.Module):
         return torch.softmax(self.net(x), dim=1)
 
 
-def test_distill_of_a_network_that_ends_in_softmax(tmp_path: Path) -> None:
+def test_distill_of_a_network_that_ends_in_softmax_is_that_of_its_logits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Probabilities()
     with torch.no_grad():
         module.net.linear.weight.mul_(10)
-    teaching = traced(module)
-    student = perturbed(teaching)
+    train = images(tmp_path)
 
-    def distance(model: Model) -> float:
-        with torch.no_grad():
-            return softened_divergence(model.module(pixels()).log(), teaching.module(pixels()).log(), 1.0).item()
+    def trained(network: nn.Module) -> dict[str, torch.Tensor]:
+        teaching = traced(network)
+        return snapshot(SHORT(perturbed(teaching), Context(teacher=teaching, train=train))[0])
 
-    stage = Distill(epochs=6, batch_size=16, label_weight=0.0)
-    trained, _ = stage(student, Context(teacher=teaching, train=images(tmp_path, 256)))
-    assert distance(trained) < distance(student) / 4
+    logits, probabilities = trained(module.net), trained(module)
+    for name, value in logits.items():  # float32 rounds log(softmax) near 1e-7, over 5 steps
+        torch.testing.assert_close(probabilities[f"net.{name}"], value, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("count", [2, 3, 9, 17])
