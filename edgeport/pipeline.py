@@ -164,14 +164,14 @@ class _Validating:
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
-        from edgeport.stages.reference import write_inputs
+        from edgeport.validation.reference import write_inputs
 
         return write_inputs(self.samples, folder)
 
     def _metrics(
         self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]
     ) -> tuple[Metric, ...]:
-        from edgeport.stages.reference import reference, reference_key
+        from edgeport.validation.reference import reference, reference_key
         from edgeport.validation.validate import validate
 
         shipped, floating = files

@@ -258,6 +258,8 @@ def _users_code(path: Path, what: str) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
+    except EdgeportError:
+        raise
     except (Exception, SystemExit) as error:
         full = str(path.resolve())
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == full]

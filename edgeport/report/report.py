@@ -39,7 +39,10 @@ class Report:
     def exceeded(self) -> tuple[tuple[str, Metric], ...]:
         """Judged figures beyond their limits, with their targets."""
         return tuple(
-            (name, metric) for name, result in self.targets.items() for metric in result.metrics if metric.passed is False
+            (name, metric)
+            for name, result in self.targets.items()
+            for metric in result.metrics
+            if metric.passed is False
         )
 
     @property

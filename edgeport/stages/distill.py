@@ -191,7 +191,7 @@ def _check_outputs(model: Model, teacher: Model) -> None:
     """
     import torch
 
-    from edgeport.training.loop import outputs_of
+    from edgeport.training.teacher import outputs_of
 
     with torch.no_grad():
         given, wanted = (
