@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
 
 from edgeport.errors import StageError
 from edgeport.training import schedule
 from edgeport.training.augment import augmented
 from edgeport.training.checkpoint import State, load_state, save_state
-from edgeport.training.modes import frozen_copy, load_tensors, tensors_of, training_copy
+from edgeport.training.modes import load_tensors, tensors_of, training_copy
+from edgeport.training.teacher import Dtype, Teacher, laid_out, outputs_of
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from edgeport.dataset import Batch, Dataset
     from edgeport.training.losses import Objective
 
-Dtype = Literal["bfloat16", "float32"]
 MOMENTUM = 0.9  # Nesterov's, as in Sutskever et al. 2013, "On the importance of initialization and momentum", section 2
 
 
@@ -100,7 +99,7 @@ class Trained:
 class _Run:
     """The moving parts of one training."""
 
-    teacher: GraphModule
+    teacher: Teacher
     student: GraphModule
     optimizer: torch.optim.Optimizer
     recipe: Recipe
@@ -135,9 +134,10 @@ def fit(
     keep = keep or Keep()
     count = len(data)
     steps = schedule.steps_per_epoch(count, recipe.batch_size)
-    student = _laid_out(training_copy(networks[1]))
+    example = [_tensor(array) for array in next(data.batches(1)).inputs]
+    student = laid_out(training_copy(networks[1]))
     run = _Run(
-        teacher=_laid_out(frozen_copy(networks[0])),
+        teacher=Teacher(networks[0], example, recipe.dtype),
         student=student,
         optimizer=_optimizer(student, recipe),
         recipe=recipe,
@@ -184,12 +184,6 @@ def fastest_dtype() -> Dtype:
     return "bfloat16" if has_onednn and torch.cpu._is_amx_tile_supported() else "float32"
 
 
-def outputs_of(module: GraphModule, inputs: Sequence[torch.Tensor], dtype: Dtype) -> list[torch.Tensor]:
-    """Run a network and return its outputs in order."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-        return [leaf for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, torch.Tensor)]
-
-
 def _train_epoch(run: _Run, data: Dataset, epoch: int, on_step: Callable[[Step], None]) -> None:
     """Go once through the data (epoch counts from 0)."""
     recipe = run.recipe
@@ -219,9 +213,7 @@ def _train_step(run: _Run, arrays: tuple[np.ndarray, ...], batch: Batch, rate: f
     """Take one step and return the loss before it."""
     inputs = [_tensor(array) for array in arrays]
     labels = None if batch.labels is None else torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
-    with torch.no_grad():
-        targets = outputs_of(run.teacher, inputs, run.recipe.dtype)
-    loss = run.recipe.objective(outputs_of(run.student, inputs, run.recipe.dtype), targets, labels)
+    loss = run.recipe.objective(outputs_of(run.student, inputs, run.recipe.dtype), run.teacher(inputs), labels)
     value = float(loss.detach())
     if not math.isfinite(value):
         return value
@@ -281,11 +273,6 @@ def _continue_from(run: _Run, state: State, steps_per_epoch: int) -> None:
     run.step = state.epochs * steps_per_epoch
     run.losses = list(state.losses)
     run.seconds = list(state.seconds)
-
-
-def _laid_out(module: GraphModule) -> GraphModule:
-    """Put convolution weights into channels-last memory, which oneDNN's kernels read without reordering."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # not in the stubs
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
