@@ -24,7 +24,7 @@ from edgeport.dataset.batch import (
     rebatch,
 )
 from edgeport.dataset.sources import row_digests
-from edgeport.errors import ConfigError, did_you_mean
+from edgeport.errors import ConfigError, EdgeportError, did_you_mean
 
 SHUFFLE_BYTES = 2 * 2**30
 _END = object()
