@@ -40,10 +40,8 @@ class Teacher:
         with torch.no_grad():
             if self._executor is None:
                 return outputs_of(self._module, inputs, self.dtype)
-            pieces = [
-                self._executor.run(rows)
-                for rows in zip(*(torch.split(value, self._rows) for value in inputs), strict=True)
-            ]
+            parts = zip(*(torch.split(value, self._rows) for value in inputs), strict=True)
+            pieces = [self._executor.run(part) for part in parts]
             return [torch.cat(outputs) for outputs in zip(*pieces, strict=True)]
 
 
