@@ -181,13 +181,15 @@ class OnnxRuntimeSession:
     }
 
     def __init__(self, path: Path, threads: int) -> None:
+        # Version 1.32 writes a device id and uploads events at import, unless this is set before (its docs/Privacy.md).
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         ort = importlib.import_module("onnxruntime")
         state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
         self.runtime, self.version = "onnxruntime", str(ort.__version__)
         # Its errors derive from Exception itself, one class a status code.
         kinds = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
         self.failures = (*self.failures, *kinds)
-        ort.disable_telemetry_events()
+        ort.disable_telemetry_events()  # Windows heeds only this
         ort.set_default_logger_severity(3)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -243,7 +245,6 @@ class Network:
         if not path.is_file():
             raise AgentError(f"no model file {path}")
         kind, package = RUNTIMES[path.suffix]
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
             self.session = kind(path, args.threads)
         except ImportError as error:

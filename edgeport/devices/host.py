@@ -190,7 +190,7 @@ def _call(
     # -I: nothing of the caller's folder or PYTHON* variables reaches the agent; installed packages still do.
     command = [sys.executable, "-I", str(AGENT), *arguments, "--threads", str(threads)]
     command += ["--io", str(io.absolute())] if io else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     names = ", ".join(path.name for path in paths)
     with subprocess.Popen(
         command,
@@ -221,6 +221,7 @@ def _check_packages(paths: Sequence[Path]) -> None:
 
 def _last_words(code: int, stderr: bytes) -> str:
     lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("INFO: ")]  # LiteRT's; it has no switch for them
     said = lines[-1].removeprefix("agent.py: ") if lines else "no message"
     if code < 0:
         return f"its runtime crashed ({signal.Signals(-code).name}); last words: {said}"

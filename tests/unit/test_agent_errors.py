@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
@@ -47,15 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def agent(folder: Path, line: str, *, limit_bytes: int | None = None) -> tuple[int, str, str]:
     """Run the agent in `folder`; return its exit code, stdout and stderr (without LiteRT's own INFO line)."""
-
-    def limit() -> None:
-        if limit_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
     command = [sys.executable, "-I", str(AGENT), *line.split()]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=120, preexec_fn=limit
-    )
+    if limit_bytes is not None:
+        code = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); "
+        code += "os.execv(sys.argv[2], sys.argv[2:])"
+        command = [sys.executable, "-I", "-c", code, str(limit_bytes), *command]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     lines = [text for text in done.stderr.splitlines() if not text.startswith("INFO: ")]
     return done.returncode, done.stdout, "\n".join(lines)
 

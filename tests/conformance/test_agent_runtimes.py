@@ -219,6 +219,15 @@ def test_flags_take_the_place_of_a_missing_io_json(files: Files, tmp_path: Path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_runtime_writes_a_telemetry_id_into_the_home_folder(files: Files, suffix: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment.update({name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")})
+    command = [sys.executable, "-I", str(host.AGENT), "bench", str(files.models[suffix]), "--rounds", "1"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_validate_judges_a_file(files: Files, suffix: str) -> None:
     path = files.models[suffix]
     belongs = tuple(p for p in (path, path.with_suffix(".bin")) if p.is_file())
