@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,12 +72,15 @@ def read_interface(path: Path) -> Interface:
         MissingPackageError: onnx is not installed.
     """
     graph = _read(path).graph
+    scaled: dict[str, tuple[float, int] | None] = {}
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    scaled = {}
     for node in graph.node:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
             edge = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
-            scaled[edge] = _quantization(node, constants)
+            try:
+                scaled[edge] = _quantization(node, constants)
+            except ValueError as error:
+                raise _damaged(path, f"{node.op_type} '{_name(node)}': {error}") from error
     return Interface(
         inputs=tuple(_info(value, scaled) for value in graph.input if value.name not in constants),
         outputs=tuple(_info(value, scaled) for value in graph.output),
@@ -155,22 +159,27 @@ def _read(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
+    for tensor in model.graph.initializer:
+        is_known = dtype_name(tensor.data_type) != "unknown"
+        if not is_known or (tensor.HasField("raw_data") and len(tensor.raw_data) != stored_bytes(tensor)):
+            raise _damaged(path, f"constant '{tensor.name}' has another type or size than its bytes")
     return model
 
 
 def _optimized(path: Path) -> onnx.ModelProto:
     """Return what ONNX Runtime makes of a file."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # version 1.32 heeds it at import (its docs/Privacy.md)
     _packages("onnx", "onnxruntime")
     import onnx
     import onnxruntime  # type: ignore[import-untyped]  # ships no types
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]  # ships no types
 
-    onnxruntime.disable_telemetry_events()
+    onnxruntime.disable_telemetry_events()  # Windows heeds only this
     refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        options.log_severity_level = 3  # a warning that such a file fits only this machine: it is read here and dropped
+        options.log_severity_level = 4  # what goes wrong is raised as well, and a warning says the file is not portable
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         try:

@@ -47,7 +47,7 @@ def infer_shapes(model: onnx.ModelProto) -> Shapes:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]  # may say another batch size than the one that is inferred with
-    for value in (*copy.graph.input, *copy.graph.output):
+    for value in copy.graph.input:
         for size in value.type.tensor_type.shape.dim:
             if not size.HasField("dim_value"):
                 size.dim_value = 1
@@ -93,10 +93,10 @@ def _standard(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def dtype_name(element_type: int) -> str:
-    """Return numpy's name of an onnx element type: FLOAT -> `float32`."""
+    """Return numpy's name of an onnx element type: FLOAT -> `float32`; `unknown` when onnx has none."""
     import onnx
 
-    if element_type == onnx.TensorProto.UNDEFINED:
+    if element_type == onnx.TensorProto.UNDEFINED or element_type not in onnx.TensorProto.DataType.values():
         return "unknown"
     name = str(onnx.TensorProto.DataType.Name(element_type)).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)

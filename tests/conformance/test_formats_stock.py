@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ def write_openvino(network: nn.Module, example: torch.Tensor, path: Path) -> Non
 
 
 def write_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     pytest.importorskip("onnxruntime", reason="needs edgeport[onnxruntime]")
     program = torch.onnx.export(
         network, (example,), dynamo=True, input_names=["input"], external_data=False, verbose=False
