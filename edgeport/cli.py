@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edgeport import environment
 from edgeport.errors import ConfigError, EdgeportError, StageError
 
 if TYPE_CHECKING:
@@ -76,17 +77,8 @@ def _leave(code: int) -> None:
 
 
 def _quiet_environment(threads: int | None) -> None:
-    """Set what heavy packages read when they are imported: one thread, no telemetry, no network, no chatter."""
-    settings = {
-        "OMP_NUM_THREADS": str(threads or 1),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "KAGGLE_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-    }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
+    """Prepare for heavy packages."""
+    environment.prepare(threads or 1)
     if os.environ.get("EDGEPORT_DEBUG") != "1":
         warnings.simplefilter("ignore")  # libraries' deprecations of their own internals: nothing a user can act on
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgeport import environment
 from edgeport.backends import backend
 from edgeport.doctor import require
 from edgeport.errors import LoweringError
@@ -43,6 +44,7 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
     Raises:
         EdgeportError: whatever a user can cause; see `edgeport.errors`.
     """
+    environment.prepare(plan.threads)
     for name in dict.fromkeys(target.backend for target in plan.targets):
         require(name)
     check_output(Path(plan.output))
