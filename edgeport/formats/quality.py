@@ -27,6 +27,9 @@ LAYERS = {
     "onnx": _ONNX,
 }
 SHOWN = 3  # names in a sentence
+LONGEST = (
+    60  # characters of a name in a sentence; TFLite names join those of everything fused, the end tells them apart
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,5 +127,5 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
+    shown = ", ".join(name if len(name) <= LONGEST else f"...{name[-LONGEST:]}" for name in names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from edgeport.errors import ConfigError
+from edgeport.errors import ConfigError, MissingPackageError
 from edgeport.formats import format_of, reader_of, summarize
 from edgeport.formats.operators import Graph, Operator, Product, Tensor, costs_of, format_of_product
 from edgeport.types import OpCost
@@ -171,3 +173,32 @@ def test_dequantized_output_is_written_in_float() -> None:
         outputs=frozenset({"o"}),
     )
     assert [row.activation_bytes for row in costs_of(graph)] == [10 + 40]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "package", "content", "extra"),
+    [
+        (".tflite", "ai_edge_litert", b"1234TFL3", "tflite"),
+        (".xml", "openvino", b"<net/>", "openvino"),
+        (".onnx", "onnx", b"1", "onnxruntime"),
+    ],
+)
+def test_missing_package_is_named_with_its_remedy(  # noqa: PLR0917  # a column a parameter
+    suffix: str, package: str, content: bytes, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    remedy = re.escape(f"is not installed: pip install 'edgeport[{extra}]'")
+    with pytest.raises(MissingPackageError, match=f"^package '{package}', .* {remedy}$"):
+        reader_of(path).read_costs(path)
+
+
+def test_importing_the_readers_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, edgeport.report.inspection, edgeport.formats.quality, edgeport.formats.tflite\n"
+        "import edgeport.formats.onnx, edgeport.formats.openvino\n"
+        "print(sorted(set(sys.modules) & {'torch', 'onnx', 'onnxruntime', 'openvino', 'ai_edge_litert', 'rich'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

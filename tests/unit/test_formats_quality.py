@@ -63,6 +63,13 @@ def test_long_lists_are_cut_in_the_sentence_only() -> None:
     assert quality.findings[0].endswith(": l0, l1, l2 and 2 more")
 
 
+def test_long_names_keep_their_end_in_the_sentence() -> None:
+    name = "wrapper;" * 20 + "17"
+    quality = check_quality([row(name, "float32")], [runs(name, "CONV_2D", "float32")], backend="tflite")
+    assert quality.float_layers == (name,)
+    assert quality.findings[0].endswith(": ..." + name[-60:])
+
+
 def test_float_layers_of_a_float_file_are_no_finding() -> None:
     executed = [runs("a", "CONV_2D", "float32"), runs("t", "TRANSPOSE", "float32"), runs("u", "TRANSPOSE", "float32")]
     quality = check_quality([row("a", "float32")], executed, backend="tflite", precision="float32")
