@@ -1,0 +1,5 @@
+"""`python -m edgeport` is `edgeport`."""
+
+from edgeport.cli import main
+
+main()
