@@ -2,9 +2,9 @@
 
     python benchmarks/cost.py --data ../shared/data --peers ../shared/lab/peers.py [--network resnet20_jpeg ...]
 
-`--data` is a folder with `zoo.py` and `recipes/`; `--peers` builds one network with each runtime's stock toolchain (float
-and int8, no evaluation). Both run with one thread and nothing cached, one after the other. CPU seconds are user plus system
-of the process and everything it started, from the kernel's accounting.
+`--data` is a folder with `zoo.py` and `recipes/`; `--peers` builds one network with each runtime's stock toolchain
+(float and int8, no evaluation). Both run with one thread and nothing cached, one after the other. CPU seconds are user
+plus system of the process and everything it started, from the kernel's accounting.
 """
 
 from __future__ import annotations
@@ -137,9 +137,9 @@ def page(rows: list[tuple[str, Cost, Cost, Cost]], peaks: list[tuple[int, int]],
     lines = [
         "# What a build costs",
         "",
-        "Written by `python benchmarks/cost.py`; measured, one run, one thread, empty store. Both sides build float and",
-        f"int8 files for TFLite, OpenVINO and ONNX Runtime from {CALIBRATION_SAMPLES} calibration samples; edgeport's",
-        f"figure includes running every file on {EVALUATION_SAMPLES} evaluation samples, the stock toolchains' does not.",
+        "Written by `python benchmarks/cost.py`; measured, one run, one thread, empty store. Both sides build float",
+        f"and int8 files for TFLite, OpenVINO and ONNX Runtime from {CALIBRATION_SAMPLES} calibration samples;",
+        f"edgeport's figure includes running every file on {EVALUATION_SAMPLES} evaluation samples, the stock toolchains' does not.",
         "",
         "| network | stock, CPU s | edgeport, CPU s | ratio | edgeport, wall s | nothing changed, CPU s | wall s |",
         "|---|---|---|---|---|---|---|",
@@ -152,8 +152,8 @@ def page(rows: list[tuple[str, Cost, Cost, Cost]], peaks: list[tuple[int, int]],
         )
     lines += [
         "",
-        "A build with nothing changed left every file byte-identical; a second build in another empty store gave the same",
-        "model files byte for byte.",
+        "A build with nothing changed left every file byte-identical; a second build in another empty store gave",
+        "the same model files byte for byte.",
         "",
         "| calibration samples | peak resident memory of the largest process, MB |",
         "|---|---|",

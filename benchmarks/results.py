@@ -194,7 +194,7 @@ def main() -> None:
     lines = [
         "# Results",
         "",
-        f"Written by `python benchmarks/results.py --data {SHOWN}`. JPEG CIFAR-10 and ImageNet sample images; accuracy in",
+        f"Written by `python benchmarks/results.py --data {SHOWN}`. JPEG CIFAR-10 and ImageNet samples; accuracy in",
         "percent, drops in points, against the float PyTorch network on the same samples. One thread. Latencies are",
         "interleaved medians of one run; `modelled` means that another processor than the target's stood in.",
     ]
