@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported: a thread a core only slows small networks down
+from edgeport import environment
+
+environment.prepare()  # before torch or a runtime is imported: one thread, no telemetry
 
 ROOT = Path(__file__).resolve().parents[1]
 
