@@ -2,78 +2,55 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgeport import environment
-from edgeport.errors import ConfigError, EdgeportError, StageError
+from edgeport.console import INTERRUPTED, explained, only_results_on_stdout, reported, tell
+from edgeport.errors import ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="One command from a PyTorch network to validated int8 files for phones, boards and PCs.",
 )
 
-INTERRUPTED = 130
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer carries click under changing names
 
 
-def main() -> None:
-    """Entry point of the `edgeport` script."""
-    app()
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Turn every error into one line and its exit code; `EDGEPORT_DEBUG=1` shows the traceback instead."""
+def main() -> int:
+    """Run the command line in `sys.argv` and return the exit code."""
     try:
-        yield
-    except (typer.Exit, SystemExit):
-        raise
+        code = _run(sys.argv[1:] or ["--help"])
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        typer.echo("edgeport: interrupted; the finished steps are kept, run the same command to go on", err=True)
-        _leave(INTERRUPTED)
-    except EdgeportError as error:
-        _fail(str(error), error.exit_code)
+        code = INTERRUPTED
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail(f"no space left on the device{_where(error)}; nothing half-written was kept", StageError.exit_code)
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            _fail(f"cannot write or read{_where(error)}: {error.strerror}", ConfigError.exit_code)
-        _fail(f"unexpected {type(error).__name__}: {error}", 1)
-    except Exception as error:  # noqa: BLE001  # the outermost frame: a defect of ours, told in one line
-        _fail(f"unexpected {type(error).__name__}: {error} (EDGEPORT_DEBUG=1 shows where)", 1)
+        code = tell(*explained(error))
+    if code == INTERRUPTED:
+        typer.echo("edgeport: interrupted; the finished steps are kept, run the same command to go on", err=True)
+    return code
 
 
-def _where(error: OSError) -> str:
-    return f" at '{error.filename}'" if error.filename else ""
-
-
-def _fail(message: str, code: int) -> None:
-    if os.environ.get("EDGEPORT_DEBUG") == "1":
-        raise  # noqa: PLE0704  # called from the except blocks of _reported only
-    typer.echo(f"edgeport: error: {' '.join(message.split())}", err=True)
-    _leave(code)
-
-
-def _leave(code: int) -> None:
-    """Exit at once: runtimes' worker threads must not delay or crash an orderly end."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    raise typer.Exit(code)
+def _run(arguments: list[str]) -> int:
+    try:
+        return app(arguments, prog_name="edgeport", standalone_mode=False) or 0
+    except typer.Abort:
+        return INTERRUPTED
+    except UsageError as error:
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]  # a UsageError of click
+        place = getattr(getattr(error, "ctx", None), "command_path", "edgeport")
+        return tell(f"{message[:1].lower()}{message[1:]}; see {place} --help", ConfigError.exit_code)
 
 
 def _quiet_environment(threads: int | None) -> None:
@@ -115,7 +92,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     as_json: Annotated[bool, typer.Option("--json", help="print report.json")] = False,
 ) -> None:
     """Build validated files for one or more targets."""
-    with _reported():
+    with reported():
         from edgeport.plan import Options, resolve
 
         _quiet_environment(threads)
@@ -147,7 +124,8 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
         from edgeport.pipeline import build as run
         from edgeport.report.progress import TerminalProgress
 
-        report = run(plan, progress=TerminalProgress(Console(stderr=True)))
+        with only_results_on_stdout():
+            report = run(plan, progress=TerminalProgress(Console(stderr=True)))
         if as_json:
             typer.echo(report.to_json(), nl=False)
         else:
@@ -155,13 +133,13 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
 
             print_report(report, _stdout())
             typer.echo(f"files: {plan.output}")
-        _leave(report.exit_code)
+        raise typer.Exit(report.exit_code)
 
 
 @app.command()
 def targets(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List the targets."""
-    with _reported():
+    with reported():
         from edgeport import profile
 
         known = [profile.load(name) for name in profile.known_targets()]
@@ -178,7 +156,7 @@ def targets(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
 @app.command()
 def doctor() -> None:
     """Say what is installed, what is missing, and the command that fixes it."""
-    with _reported():
+    with reported():
         from edgeport import doctor as examine
 
         for label, value in examine.machine().items():
@@ -192,8 +170,7 @@ def doctor() -> None:
                 state += f"  needs {package.wanted}: pip install '{name}'"
             typer.echo(f"{'ok ' if package.fits else '-- '} {package.extra or 'core':<12} {package.name:<20} {state}")
         typer.echo("everything is installed" if not broken else f"fix: pip install {_quoted(broken)}")
-        core_is_broken = "edgeport" in broken
-        _leave(3 if core_is_broken else 0)
+        raise typer.Exit(MissingPackageError.exit_code if "edgeport" in broken else 0)
 
 
 def _quoted(names: list[str]) -> str:
@@ -206,7 +183,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Print operators, number formats, multiply-adds and bytes of a file."""
-    with _reported():
+    with reported():
         _quiet_environment(None)
         from edgeport.report.inspection import inspection, render_inspection
 
@@ -224,7 +201,7 @@ def bench(
     threads: Annotated[int, typer.Option(help="threads of the runtime")] = 1,
 ) -> None:
     """Time the shipped file against the float file, interleaved."""
-    with _reported():
+    with reported():
         _quiet_environment(threads)
         from edgeport.bundle import bench_bundle
 
@@ -237,7 +214,7 @@ def bench(
 @app.command()
 def verify(bundle: Annotated[Path, typer.Argument(help="an output folder of edgeport build")]) -> None:
     """Check every file of a build against its manifest, and load each artifact in its runtime."""
-    with _reported():
+    with reported():
         _quiet_environment(None)
         from edgeport.bundle import verify_bundle
 
@@ -251,7 +228,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B", help="an output folder or report.json")],
 ) -> None:
     """Print the figures of two builds side by side."""
-    with _reported():
+    with reported():
         from edgeport.report.report import read_report
         from edgeport.report.table import print_comparison
 
@@ -261,13 +238,13 @@ def compare(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="an output folder or report.json")]) -> None:
     """Print the report of an earlier build; ends with its verdict's exit code."""
-    with _reported():
+    with reported():
         from edgeport.report.report import read_report
         from edgeport.report.table import print_report
 
         found = read_report(folder)
         print_report(found, _stdout())
-        _leave(found.exit_code)
+        raise typer.Exit(found.exit_code)
 
 
 def _stdout() -> Console:

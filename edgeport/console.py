@@ -1,0 +1,85 @@
+"""How a command ends: one line and an exit code for every error, and results alone on stdout."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import typer
+
+from edgeport.errors import ConfigError, EdgeportError, StageError
+
+INTERRUPTED = 130
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: over `ulimit -f`
+WRONG_PLACE = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn every error into one line and its exit code; `EDGEPORT_DEBUG=1` shows the traceback instead.
+
+    Raises:
+        typer.Exit: with that code, after the line was printed to stderr.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt as error:
+        raise typer.Exit(INTERRUPTED) from error
+    except Exception as error:  # the outermost frame: a defect of ours is told in one line too
+        if os.environ.get("EDGEPORT_DEBUG") == "1":
+            raise
+        if _is_interruption(error):
+            raise typer.Exit(INTERRUPTED) from error
+        raise typer.Exit(tell(*explained(error))) from error
+
+
+def explained(error: Exception) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code."""
+    if isinstance(error, EdgeportError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        where = f" at '{error.filename}'" if error.filename else ""
+        if error.errno in NO_SPACE:
+            return f"no space left on the device{where}; nothing half-written was kept", StageError.exit_code
+        if error.errno in WRONG_PLACE:
+            return f"cannot write or read{where}: {error.strerror}", ConfigError.exit_code
+        if error.errno == errno.EPIPE:
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for what is still in its buffer
+            return "nobody reads the output any more", 1
+    return f"unexpected {type(error).__name__}: {error} (EDGEPORT_DEBUG=1 shows where)", 1
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether a Ctrl-C is behind an error: libraries wrap it where it meets a callback from C++."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt) or "KeyboardInterrupt" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def tell(message: str, code: int) -> int:
+    """Print an error as one line to stderr and return `code`."""
+    typer.echo(f"edgeport: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+@contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """Send what a network's own code, or a library, prints while a build runs to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
