@@ -45,8 +45,7 @@ def prune_channels(module: GraphModule, groups: Groups, kept: Mapping[str, Seque
         rewrite = REWRITES.get(operator_name(node))
         if rewrite is not None:
             rewrite(node, groups.axes, alive)
-    for path, axes in _attributes(result, groups):
-        _slice(result, path, axes, alive)
+    _slice_attributes(result, groups, alive)
     result.graph.lint()
     result.recompile()
     return result
@@ -78,12 +77,21 @@ def count(axis: Axis, alive: Alive) -> int:
     return 0 if axis is None else int(alive[axis].sum())
 
 
-def _attributes(module: GraphModule, groups: Groups) -> list[tuple[str, Axes]]:
-    found = {str(node.target): groups.axes[node.name] for node in module.graph.nodes if node.op == "get_attr"}
-    by_identity = {id(_get(module, path)): axes for path, axes in found.items()}
-    everything = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    others = {path: by_identity[id(value)] for path, value in everything if id(value) in by_identity}
-    return list((found | others).items())
+def _slice_attributes(module: GraphModule, groups: Groups, alive: Alive) -> None:
+    """Cut every parameter and buffer, once for each tensor: one that has two names stays one."""
+    used = {str(node.target): groups.axes[node.name] for node in module.graph.nodes if node.op == "get_attr"}
+    values = {path: _get(module, path) for path in used}
+    values |= dict(module.named_parameters(remove_duplicate=False))
+    values |= dict(module.named_buffers(remove_duplicate=False))
+    axes = {id(values[path]): path_axes for path, path_axes in used.items()}
+    done: dict[int, torch.Tensor] = {}
+    for path, value in values.items():
+        if id(value) not in axes:
+            continue
+        if id(value) not in done:
+            done[id(value)] = _sliced(value, path, axes[id(value)], alive)
+        owner, _, name = path.rpartition(".")
+        setattr(module.get_submodule(owner), name, done[id(value)])
 
 
 def _get(module: GraphModule, path: str) -> torch.Tensor:
@@ -92,10 +100,7 @@ def _get(module: GraphModule, path: str) -> torch.Tensor:
     return value
 
 
-def _slice(module: GraphModule, path: str, axes: Axes, alive: Alive) -> None:
-    owner_path, _, name = path.rpartition(".")
-    owner = module.get_submodule(owner_path)
-    value: torch.Tensor = getattr(owner, name)
+def _sliced(value: torch.Tensor, path: str, axes: Axes, alive: Alive) -> torch.Tensor:
     result = value.detach()
     for dimension, axis in enumerate(axes):
         if axis is None or alive[axis].all():
@@ -104,11 +109,10 @@ def _slice(module: GraphModule, path: str, axes: Axes, alive: Alive) -> None:
             raise ValueError(f"nothing would be left of dimension {dimension} of '{path}'")
         result = result.index_select(dimension, torch.from_numpy(np.flatnonzero(alive[axis])).to(result.device))
     if result.shape == value.shape:
-        return
+        return value
     if isinstance(value, torch.nn.Parameter):
-        setattr(owner, name, torch.nn.Parameter(result, requires_grad=value.requires_grad))
-    else:
-        setattr(owner, name, result)
+        return torch.nn.Parameter(result, requires_grad=value.requires_grad)
+    return result
 
 
 def _refresh(node: Node, axes: Any, alive: Alive) -> None:
