@@ -1,4 +1,4 @@
-"""TensorFlow Lite (LiteRT): channels-last float files by litert-torch, static int8 by ai-edge-quantizer with our ranges."""
+"""TensorFlow Lite: channels-last float files by litert-torch, static int8 by ai-edge-quantizer with our ranges."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
 def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
     """Write the int8 file to `out`: activations with the ranges of `graph`, weights with a scale an output channel.
 
-    Operators without a known range, and those that ai-edge-quantizer has no integer form for, stay in float32; the notes
-    name them, and the layers whose channels were widened so that their biases fit.
+    Operators without a known range, and those that ai-edge-quantizer has no integer form for, stay in float32. The
+    notes name them, and say how many channels were widened so that their biases fit.
 
     Raises:
         MissingPackageError: ai-edge-quantizer is not installed.
@@ -121,7 +121,10 @@ def _quantize(graph: FloatGraph, profile: TargetProfile, content: bytes) -> tupl
     notes = [
         *_float_notes(quantized, {model.subgraphs[0].tensors[op.outputs[0]].name.decode() for op in unranged}),
         *_widened_notes(weights.widened),
-        *(f"{count} biases of '{name}' exceed int32 and were clipped" for name, count in saturated_biases(quantized).items()),
+        *(
+            f"{count} biases of '{name}' exceed int32 and were clipped"
+            for name, count in saturated_biases(quantized).items()
+        ),
     ]
     return write(quantized), tuple(notes)
 
@@ -150,18 +153,18 @@ def _float_notes(model: Any, unranged: set[str]) -> list[str]:
     """Name the operators of a quantized file that compute in float32."""
     from edgeport.quant.tflite_file import is_float, operators, tensor_name
 
-    left: Counter[tuple[str, str]] = Counter()
-    example: dict[tuple[str, str], str] = {}
+    left: dict[str, list[tuple[str, str]]] = {}
     for op in operators(model):
         if op.kind in ("QUANTIZE", "DEQUANTIZE") or not any(is_float(model, index) for index in op.outputs):
             continue
         name = tensor_name(model, op.outputs[0])
-        reason = "its range is not known" if name in unranged else "no integer kernel for it"
-        left[op.kind, reason] += 1
-        example.setdefault((op.kind, reason), name)
+        reason = "their ranges are not known" if name in unranged else "they have no integer form"
+        left.setdefault(reason, []).append((op.kind, name))
     return [
-        f"{count} {kind} left in float32, {reason}: '{example[kind, reason]}'{' and others' if count > 1 else ''}"
-        for (kind, reason), count in left.items()
+        f"{len(found)} operators stay in float32, {reason}: "
+        + ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kind for kind, _ in found).items()))
+        + f" (first '{found[0][1]}')"
+        for reason, found in left.items()
     ]
 
 

@@ -40,15 +40,18 @@ def file_layout(value: torch.Tensor) -> np.ndarray:
 def match_tensors(content: bytes, graph: FloatGraph) -> dict[int, tuple[str, ...]]:
     """Return tensor index -> names of the nodes with its values, best first.
 
-    More than one node has the values where an operator changes nothing (a ReLU of positive values, a reshape): nodes that
-    no earlier tensor took come first, then the order of the graph.
+    More than one node has the values where an operator changes nothing (a ReLU of positive values, a reshape): nodes
+    that no earlier tensor took come first, then the order of the graph.
 
     Args:
         content: a float file whose signature inputs `args_0`, ... are the network's, in `file_layout`.
         graph: the network it was converted from.
     """
     probes = _probes(graph.example_inputs)
-    wanted = [{name: value.numpy() for name, value in graph.activations(probe).items() if value.is_floating_point()} for probe in probes]
+    wanted = [
+        {name: value.numpy() for name, value in graph.activations(probe).items() if value.is_floating_point()}
+        for probe in probes
+    ]
     held = run_keeping_tensors(content, [[file_layout(value) for value in probe] for probe in probes])
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, value in wanted[0].items():
@@ -75,8 +78,8 @@ def rename_tensors(content: bytes, graph: FloatGraph, matches: Mapping[int, tupl
     """Return the file with tensors named by provenance: unique, shorter, and the same on every device.
 
     An activation gets its key (`layer1.0/relu`), an unmatched one that of its first input and the operator
-    (`layer1.0/relu;PAD`). A constant gets the key of the layer that it belongs to, where a convolution or linear layer with
-    a fused activation reads it (`layer1.0.conv1/conv2d;1`), else that of the operator that reads it.
+    (`layer1.0/relu;PAD`). A constant gets the key of the layer that it belongs to, also where an activation is fused
+    into that layer (`layer1.0.conv1/conv2d;1`: input 1 of the operator), else the name of what is computed from it.
     """
     from edgeport.quant.tflite_file import write
 
@@ -94,7 +97,7 @@ def rename_tensors(content: bytes, graph: FloatGraph, matches: Mapping[int, tupl
     for index in model.subgraphs[MAIN].inputs:
         give(int(index), graph.provenance[matches[index][0]] if index in matches else f"/{tensor_name(model, index)}")
     for op in operators(model):
-        key = next((names[index] for index in op.inputs if index in names), "")
+        key = next((names[index].split(";")[0] for index in op.inputs if index in names), "")
         for index in op.outputs:
             give(index, graph.provenance[matches[index][0]] if index in matches else f"{key};{op.kind}")
         node = next((matches[index][0] for index in op.outputs if index in matches), None)

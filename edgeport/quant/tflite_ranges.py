@@ -19,8 +19,9 @@ Range = tuple[float, float]
 # operators whose integer kernels take input and output at one scale; ai-edge-quantizer gives the output the input's
 SAME_AS_INPUT = frozenset(
     {
-        "AVERAGE_POOL_2D", "BROADCAST_TO", "GATHER", "GATHER_ND", "MAX_POOL_2D", "MIRROR_PAD", "PAD", "REDUCE_MIN", "RESHAPE",
-        "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SPACE_TO_DEPTH", "SPLIT", "STRIDED_SLICE", "TRANSPOSE", "UNPACK",
+        "AVERAGE_POOL_2D", "BROADCAST_TO", "GATHER", "GATHER_ND", "MAX_POOL_2D", "MIRROR_PAD", "PAD", "REDUCE_MIN",
+        "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SPACE_TO_DEPTH", "SPLIT", "STRIDED_SLICE",
+        "TRANSPOSE", "UNPACK",
     }
 )  # fmt: skip
 WITHIN_INPUT = frozenset({"DEPTH_TO_SPACE", "EXPAND_DIMS", "MEAN", "REDUCE_MAX", "REVERSE_V2", "SQUEEZE", "TILE"})
@@ -61,9 +62,7 @@ def tensor_ranges(
         for op in ops:
             _inherit(model, op, ranges)
         for op in reversed(ops):
-            if op.kind in BIJECTIVE and op.inputs[0] not in ranges and op.outputs[0] in ranges:
-                if constant(model, op.inputs[0]) is None:
-                    ranges[op.inputs[0]] = ranges[op.outputs[0]]
+            _inherit_backwards(model, op, ranges)
     for op in ops:
         if op.kind in SAME_AS_INPUT:
             for index in op.outputs:
@@ -84,7 +83,7 @@ def unranged_operators(model: Any, ranges: Mapping[int, Range]) -> list[Op]:
 
 
 def calibration_result(model: Any, ranges: Mapping[int, Range]) -> dict[str, dict[str, np.ndarray]]:
-    """Return ranges as ai-edge-quantizer's calibration result: tensor name -> `min` and `max`, `(1, ..., 1)` float32."""
+    """Return ai-edge-quantizer's calibration result: tensor name -> `min` and `max`, `(1, ..., 1)` float32."""
     tensors = model.subgraphs[MAIN].tensors
     result = {}
     for index, (low, high) in ranges.items():
@@ -125,6 +124,29 @@ def _inherit(model: Any, op: Op, ranges: dict[int, Range]) -> None:
         return
     for index in missing:
         ranges[index] = BOUNDED[op.activation](new) if op.activation in BOUNDED else new
+
+
+def _inherit_backwards(model: Any, op: Op, ranges: dict[int, Range]) -> None:
+    """Give the input of an invertible operator the range that its known output implies."""
+    found = ranges.get(op.outputs[0]) if op.outputs else None
+    if found is None or op.activation != "NONE":
+        return
+    if op.kind in BIJECTIVE:
+        if op.inputs[0] not in ranges and constant(model, op.inputs[0]) is None:
+            ranges[op.inputs[0]] = found
+    elif op.kind in ("ADD", "MUL"):
+        scalars = [
+            value for value in (constant(model, index) for index in op.inputs) if value is not None and value.size == 1
+        ]
+        sources = [index for index in op.inputs if constant(model, index) is None]
+        if len(scalars) != 1 or sources[0] in ranges:
+            return
+        scalar = float(scalars[0].reshape(()))
+        if op.kind == "ADD":
+            ranges[sources[0]] = (found[0] - scalar, found[1] - scalar)
+        elif scalar:
+            low, high = sorted(end / scalar for end in found)
+            ranges[sources[0]] = (low, high)
 
 
 def _same_as_input(model: Any, op: Op, index: int, ranges: dict[int, Range]) -> None:

@@ -1,8 +1,8 @@
 """Ranges of weights, per output channel, such that no bias saturates.
 
-A TFLite bias is an int32 with the scale input_scale x weight_scale. Where a channel's weights are tiny, that scale is so
-small that the bias does not fit, and ai-edge-quantizer 0.10 clips it. Such a channel's weight scale is widened until the
-bias fits; its weights are then far below the bias and lose nothing that shows.
+A TFLite bias is an int32 with the scale input_scale x weight_scale. Where a channel's weights are tiny, that scale is
+so small that the bias does not fit, and ai-edge-quantizer 0.10 clips it. Such a channel's weight scale is widened until
+the bias fits; its weights are then far below the bias and lose nothing that shows.
 """
 
 from __future__ import annotations
