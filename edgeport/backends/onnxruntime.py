@@ -1,0 +1,85 @@
+"""ONNX Runtime: float ONNX as exported, and static int8 with quantizers placed from the shared calibration.
+
+Written here and not with `onnxruntime.quantization`: that runs its own calibration, keeps pads and slices in float, and
+rounds biases that do not fit 32 bits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.types import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import onnx
+
+    from edgeport.graph.float_graph import FloatGraph
+    from edgeport.profile import TargetProfile
+
+suffix = ".onnx"
+packages = ("onnx", "onnxscript", "onnxruntime")
+
+
+def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
+    """Write the float32 network to `out`.
+
+    Raises:
+        MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
+        LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
+    """
+    _save(graph.onnx, out)
+    return Artifact(path=out, backend="onnxruntime", precision="float32", files=(out,))
+
+
+def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+    """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
+
+    Raises:
+        MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
+        LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
+    """
+    from edgeport.quant.onnx_placement import OnnxGraph
+    from edgeport.quant.onnx_quantize import quantize
+
+    model, notes = quantize(OnnxGraph.from_float_graph(graph), weight_bits=profile.int8.weight_bits)
+    if profile.int8.io == "int8":
+        notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
+    _save(model, out)
+    return Artifact(path=out, backend="onnxruntime", precision="int8", files=(out,), notes=notes)
+
+
+def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
+    """Return how the file's tensors belong to the network's inputs and outputs; they have the same names."""
+    return {
+        "inputs": [{"name": spec.name, "tensor": spec.name, "channels_last": False} for spec in graph.inputs],
+        "outputs": [{"name": spec.name, "tensor": spec.name} for spec in graph.outputs],
+    }
+
+
+def _save(model: onnx.ModelProto, out: Path) -> None:
+    content = model.SerializeToString(deterministic=True)
+    _check_runs(content)
+    out.write_bytes(content)
+
+
+def _check_runs(content: bytes) -> None:
+    """Raise when ONNX Runtime cannot load a model; without optimization, which costs most of the loading time."""
+    try:
+        import onnxruntime  # type: ignore[import-untyped]  # ships no types
+        from onnxruntime.capi import onnxruntime_pybind11_state as states  # type: ignore[import-untyped]  # as above
+    except ImportError as error:
+        raise MissingPackageError(
+            f"package '{error.name}' is not installed: pip install 'edgeport[onnxruntime]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # what it says is in the exception
+    try:
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except (states.NotImplemented, states.InvalidGraph, states.Fail, states.RuntimeException) as error:
+        raise LoweringError(f"onnxruntime cannot load the network: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,138 @@
+"""OpenVINO: IR (.xml + .bin) from the float ONNX form, and static int8 with quantizers from the shared calibration.
+
+NNCF is not used: it runs its own calibration, and importing it costs 1.9 CPU seconds. Nor is `openvino.convert_model`:
+it reports to the vendor's telemetry, which reading a model does not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.types import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from openvino import Model, Node  # type: ignore[import-untyped]  # ships no types
+
+    from edgeport.graph.float_graph import FloatGraph
+    from edgeport.profile import TargetProfile
+
+suffix = ".xml"
+packages = ("onnx", "onnxscript", "openvino")
+
+NOT_CONVERTED = re.compile(r"No conversion rule found for operations: (.*)")
+
+
+def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
+    """Write the float32 network to `out`, weights beside it as .bin.
+
+    Raises:
+        MissingPackageError: openvino, onnx or onnxscript is not installed.
+        LoweringError: an operator has no ONNX or no OpenVINO form.
+    """
+    files = _save(_read(graph), graph, out)
+    return Artifact(path=out, backend="openvino", precision="float32", files=files)
+
+
+def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+    """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
+
+    Raises:
+        MissingPackageError: openvino, onnx or onnxscript is not installed.
+        LoweringError: an operator has no ONNX or no OpenVINO form.
+    """
+    model = _read(graph)
+    from edgeport.quant.onnx_placement import value_ranges
+    from edgeport.quant.openvino_quantize import quantize
+
+    notes = quantize(model, value_ranges(graph), weight_bits=profile.int8.weight_bits)
+    if profile.int8.io == "int8":
+        notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
+    files = _save(model, graph, out)
+    return Artifact(path=out, backend="openvino", precision="int8", files=files, notes=notes)
+
+
+def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
+    """Return how the file's tensors belong to the network's inputs and outputs; they have the same names."""
+    return {
+        "inputs": [{"name": spec.name, "tensor": spec.name, "channels_last": False} for spec in graph.inputs],
+        "outputs": [{"name": spec.name, "tensor": spec.name} for spec in graph.outputs],
+    }
+
+
+def _read(graph: FloatGraph) -> Model:
+    """Return the float network as an OpenVINO model, constants folded."""
+    try:
+        import openvino
+        from openvino._offline_transformations import (  # type: ignore[import-untyped]  # ships no types
+            apply_moc_transformations,  # what `convert_model` runs; not public, the version is pinned
+        )
+    except ImportError as error:
+        raise MissingPackageError(
+            f"package '{error.name}' is not installed: pip install 'edgeport[openvino]'"
+        ) from error
+    content = graph.onnx.SerializeToString(deterministic=True)
+    try:
+        model = openvino.Core().read_model(content)
+        apply_moc_transformations(model, cf=False, smart_reshape=False)
+    except RuntimeError as error:
+        raise LoweringError(_reason(str(error), graph)) from error
+    return model
+
+
+def _reason(text: str, graph: FloatGraph) -> str:
+    found = NOT_CONVERTED.search(text)
+    if found is None:
+        last = [line.strip() for line in text.splitlines() if line.strip()][-1]
+        return f"openvino cannot read the network: {last}"
+    kinds = {operator.split(".")[-1].rsplit("-", 1)[0] for operator in found.group(1).split(", ")}
+    nodes = [node for node in graph.onnx.graph.node if node.op_type in kinds]
+    layers = ", ".join(graph.provenance.get(node.output[0], node.name) for node in nodes)
+    return f"openvino has no form of operator {found.group(1).strip()} (layers: {layers})"
+
+
+def _save(model: Model, graph: FloatGraph, out: Path) -> tuple[Path, Path]:
+    """Write a model; the same network gives the same bytes in every process."""
+    import openvino
+
+    _name(model, graph)
+    openvino.save_model(model, out, compress_to_fp16=False)
+    out.write_bytes(re.sub(rb"(?m)^\t+", b"", out.read_bytes()))  # a third of the .xml is indentation
+    return out, out.with_suffix(".bin")
+
+
+def _name(model: Model, graph: FloatGraph) -> None:
+    """Name every node after the ONNX node it comes from, or by its place.
+
+    OpenVINO numbers what it makes itself with a counter that runs on through the process.
+    """
+    made = {name for node in graph.onnx.graph.node for name in (node.name, *node.output)}
+    made |= {value.name for value in graph.onnx.graph.input}
+    model.set_friendly_name("network")
+    taken: set[str] = set()
+    for index, node in enumerate(model.get_ordered_ops()):
+        name = _own_name(node, made) or f"{node.get_type_name()[:1].lower()}{index}"
+        name = name if name not in taken else f"{name}/{index}"
+        taken.add(name)
+        node.set_friendly_name(name)
+        for output in node.outputs():
+            kept = sorted(output.get_names() & made) if node.get_type_name() != "Constant" else []
+            leaves = [spec.name for spec in graph.outputs if spec.name in kept]
+            output.get_tensor().set_names(set(leaves or kept[:1]))
+
+
+def _own_name(node: Node, made: set[str]) -> str | None:
+    """Return the name a node keeps; a layer's multiply-add has the layer's ONNX name, its bias `NAME/bias`."""
+    name: str = node.get_friendly_name()
+    base, _, rest = name.partition("/")
+    if node.get_type_name() == "Constant" or base not in made:
+        return None
+    if rest == "WithoutBiases":
+        return base
+    sources = [node.input_value(i).get_node().get_friendly_name() for i in range(node.get_input_size())]
+    has_bias = not rest and any(source == base for source in sources)
+    return f"{base}/bias" if has_bias else name
