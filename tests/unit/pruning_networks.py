@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812  # PyTorch's own convention
 from torch import nn
@@ -9,7 +11,7 @@ from torch.fx import GraphModule
 
 
 def randomised(network: nn.Module, seed: int) -> nn.Module:
-    """Give norms random statistics, scales of both signs and shifts: fresh ones hide what a cut channel leaves behind."""
+    """Give norms random statistics, scales of both signs and shifts: fresh ones hide what a cut channel leaves."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.state_dict().items():
@@ -64,7 +66,7 @@ class PaddedResNet(nn.Module):
         )
         self.linear = nn.Linear(4 * width, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.linear(self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
 
 
@@ -79,7 +81,7 @@ class ProjectedResNet(nn.Module):
         self.shortcut = nn.Conv2d(8, 16, 1, 2)
         self.linear = nn.Linear(16, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = F.relu(self.bn0(self.stem(x)))
         y = F.relu(self.bn1(self.conv1(F.pad(x, (0, 1, 0, 1)))))
         x = F.relu(self.shortcut(x) + self.bn2(self.conv2(y)))
@@ -98,7 +100,7 @@ class Mobile(nn.Module):
         self.doubled = nn.Conv2d(8, 16, 3, 1, 1, groups=8)
         self.head = nn.Conv2d(16, 5, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = F.relu6(self.stem(x))
         y = F.relu6(self.bn2(self.depthwise(F.relu6(self.bn1(self.expand(x))))))
         x = x + self.bn3(self.project(y))
@@ -115,7 +117,7 @@ class Grouped(nn.Module):
         self.grouped2 = nn.Conv2d(32, 16, 1, groups=2)
         self.linear = nn.Linear(16, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = F.silu(self.bn(self.grouped(torch.sigmoid(self.conv1(x)))))
         n, c, h, w = x.shape
         x = x.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
@@ -132,7 +134,7 @@ class Dense(nn.Module):
         self.bn2, self.conv2 = nn.BatchNorm2d(16), nn.Conv2d(16, 12, 3, padding=1)
         self.bn3, self.linear = nn.BatchNorm2d(28), nn.Linear(28, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = self.stem(x)
         x = torch.cat([x, self.conv1(F.relu(self.bn1(x)))], 1)
         x = torch.cat([self.conv2(F.relu(self.bn2(x))), x], 1)
@@ -150,7 +152,7 @@ class Flattened(nn.Module):
         self.up = nn.ConvTranspose2d(12, 8, 2, 2)
         self.last = nn.Conv2d(8, 2, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = torch.flatten(F.max_pool2d(torch.tanh(self.conv(x)), 1), 1)
         x = F.relu(self.bn(self.linear1(x)))
         return self.last(F.elu(self.up(self.linear2(x).view(x.shape[0], 12, 2, 2))))
@@ -183,7 +185,7 @@ class SqueezeExcite(nn.Module):
         self.mix = nn.Conv2d(16, 16, 1)
         self.linear = nn.Linear(16, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = F.hardswish(self.bn(self.conv(x)))
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
         x = self.prelu(x * gate * self.scale)
@@ -193,7 +195,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Rearranged(nn.Module):
-    """Pixel shuffle and back, channel shuffle, channels last, a parameter product, a shortcut padded by concatenation."""
+    """Pixel shuffle and back, channel shuffle, channels last, parameter product, a shortcut that concatenates zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +208,7 @@ class Rearranged(nn.Module):
         self.norm = nn.InstanceNorm2d(12, affine=True)
         self.head = nn.Conv1d(6, 5, 3)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = self.conv2(F.pixel_shuffle(F.gelu(self.conv1(x)), 2))
         x = self.conv3(F.pixel_unshuffle(x, 2))
         n, c, h, w = x.shape
@@ -227,7 +229,7 @@ class Twice(nn.Module):
         self.other.weight = self.one.weight
         self.linear = nn.Linear(16, 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = F.relu(self.again(F.relu(self.again(F.relu(self.stem(x))))))
         return self.linear((self.one(x) * self.other(x.flip(3))).mean((2, 3)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import sys
 from functools import cache
 from pathlib import Path
@@ -20,8 +19,8 @@ from edgeport.pruning.groups import Groups, find_groups
 from edgeport.pruning.masking import mask_channels
 from edgeport.pruning.surgery import prune_channels
 
-# Both sides add the same products; only the order of summation differs, as zeros sit between them in the masked network:
-# a few units in the last place (1.2e-7) of the largest value, for sums of up to a thousand terms.
+# Both sides add the same products; only the order of summation differs, as zeros sit between them in the masked
+# network: a few units in the last place (1.2e-7) of the largest value, for sums of up to a thousand terms.
 RELATIVE = 2e-5
 
 
@@ -108,7 +107,7 @@ def test_pruned_exports_again_with_a_dynamic_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["padded_resnet", "grouped", "rearranged"])
-def test_pruned_exports_to_onnx(name: str) -> None:
+def test_pruned_exports_to_onnx(name: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     module, groups = case(name, 0)
     pruned = prune_channels(module, groups, random_choice(groups, np.random.default_rng(5)))
@@ -116,9 +115,8 @@ def test_pruned_exports_to_onnx(name: str) -> None:
 
     program = torch.onnx.export(torch.export.export(pruned, inputs), dynamo=True, verbose=False)
     assert program is not None
-    file = io.BytesIO()
-    program.save(file)
-    session = runtime.InferenceSession(file.getvalue())
+    program.save(tmp_path / "pruned.onnx")
+    session = runtime.InferenceSession(tmp_path / "pruned.onnx")
     got = session.run(
         None, dict(zip([value.name for value in session.get_inputs()], [x.numpy() for x in inputs], strict=True))
     )
