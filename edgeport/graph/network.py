@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgeport.errors import ConfigError, StageError, did_you_mean
 from edgeport.graph.fingerprint import network_fingerprint
+from edgeport.graph.quiet import quiet
 from edgeport.store import file_digest
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _import_file(path: Path) -> tuple[ModuleType, Path]:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code may raise anything; it is told as it is
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything; it is told as it is
         sys.modules.pop(path.stem, None)
         raise StageError(f"importing '{path.name}' raised {_told(error, path.parent)}") from error
     return module, path.parent
@@ -120,7 +121,7 @@ def _import_module(name: str) -> ModuleType:
                 f"no module '{name}' (for a file write path/{name.rsplit('.', maxsplit=1)[-1]}.py:factory)"
             ) from error
         raise StageError(f"importing '{name}' raised {_told(error, None)}") from error
-    except Exception as error:  # the user's own code may raise anything; it is told as it is
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything; it is told as it is
         raise StageError(f"importing '{name}' raised {_told(error, None)}") from error
 
 
@@ -129,7 +130,7 @@ def _call_factory(factory: Callable[[], object], model: str) -> tuple[nn.Module,
 
     try:
         made = factory()
-    except Exception as error:  # the user's own code may raise anything; it is told as it is
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything; it is told as it is
         raise StageError(f"factory '{model.rpartition(':')[2]}' raised {_told(error, None)}") from error
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
@@ -164,13 +165,13 @@ def _load_weights(module: nn.Module, path: Path) -> None:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             problems.append(f"{label}: {', '.join(names[:3])}{more}")
     if problems:
-        raise ConfigError(f"weights '{path.name}' do not fit the network; {'; '.join(problems)}")
+        is_wrapped = all(name.startswith("module.") for name in state)
+        hint = "; save network.module.state_dict(), without DataParallel's prefix" if is_wrapped else ""
+        raise ConfigError(f"weights '{path.name}' do not fit the network; {'; '.join(problems)}{hint}")
     module.load_state_dict(state, strict=False)
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    import pickle
-
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -180,22 +181,35 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ConfigError(f"weights '{path.name}' cannot be read: {error}") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"weights '{path.name}' hold pickled objects, which could run any code, and are not loaded;"
-            " save network.state_dict(), best as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ConfigError(f"weights '{path.name}' cannot be read: {str(error).splitlines()[0]}") from error
+        with quiet():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch's unpickler raise whatever its bytes happen to mean
+        raise ConfigError(f"weights '{path.name}' {_why_unreadable(error)}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConfigError(f"weights '{path.name}' do not hold a state_dict (name -> tensor)")
+    if not isinstance(state, dict):
+        raise ConfigError(f"weights '{path.name}' hold a {type(state).__name__}, not a state_dict (name -> tensor)")
+    if others := [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise ConfigError(
+            f"weights '{path.name}' are not a state_dict (name -> tensor): no tensors under {', '.join(others[:3])};"
+            " save network.state_dict() alone"
+        )
     return state
+
+
+def _why_unreadable(error: Exception) -> str:
+    text = str(error)
+    if "TorchScript" in text:
+        return "are a TorchScript program; save network.state_dict(), best as .safetensors"
+    if "global" in text.lower():  # "Unsupported global: GLOBAL package.Class was not an allowed global by default"
+        return (
+            "hold pickled objects, which could run any code, and are not loaded;"
+            " save network.state_dict(), best as .safetensors"
+        )
+    return "cannot be read: damaged, cut off, or not written by torch.save"
 
 
 @contextmanager
@@ -222,7 +236,7 @@ def _open_program(path: Path) -> Network:
     if not path.is_file():
         raise ConfigError(f"no model file '{path}'")
     try:
-        with _without_pickle():
+        with _without_pickle(), quiet():
             program = torch.export.load(path)
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
