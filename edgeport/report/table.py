@@ -11,6 +11,8 @@ from rich.text import Text
 from edgeport.report.report import Report
 from edgeport.types import Metric, StageRecord, TargetResult
 
+SHOWN_REASONS = 4  # of what pruning left whole
+INDENT = " " * 12
 MARKS = {"measured": "", "emulated": " e", "modelled": " ~"}
 Figures = Mapping[str, Metric]
 
@@ -131,7 +133,9 @@ def _prune_line(stage: StageRecord) -> str:
     before, after = _number(stage, "macs_before"), _number(stage, "macs_after")
     weights_before, weights_after = _number(stage, "parameters_before"), _number(stage, "parameters_after")
     whole = stage.metrics.get("left_whole", [])
-    tail = f"; left whole: {'; '.join(map(str, whole))}" if isinstance(whole, (list, tuple)) and whole else ""
+    reasons = [str(reason) for reason in whole] if isinstance(whole, (list, tuple)) else []
+    more = [f"and {len(reasons) - SHOWN_REASONS} more, see report.json"] if len(reasons) > SHOWN_REASONS else []
+    tail = "".join(f"\n{INDENT}{reason}" for reason in [*reasons[:SHOWN_REASONS], *more])
     return (
         f"multiply-adds {_count(before)} -> {_count(after)} ({before / after:.2f}x fewer), "
         f"parameters {_count(weights_before)} -> {_count(weights_after)}{tail}"
