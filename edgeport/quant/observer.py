@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-BINS = 4096  # over [-span, span]; with the span a power of two, growing it merges bins exactly
+BINS = 4096  # over [-span, span); with the span a power of two, growing it merges bins exactly
+SMALLEST_EXPONENT = -100  # of the span: float32 cannot hold the bins a unit of a smaller one
 SAMPLED_VALUES = 2048  # values of each sample that enter the histogram; minimum and maximum see every value
 
 
@@ -21,7 +23,7 @@ class Statistics:
     Attributes:
         low: smallest value seen.
         high: largest value seen.
-        span: the histogram covers [-span, span].
+        span: the histogram covers [-span, span).
         counts: `(BINS,)` int64, values per bin, of an evenly strided share of all values.
     """
 
@@ -68,7 +70,7 @@ class Observer:
 
         if values.numel() == 0:
             return
-        values = _memory_order(values)
+        values = _memory_order(values.float())
         low, high = (float(end) for end in torch.aminmax(values))
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("NaN or infinite")
@@ -77,9 +79,9 @@ class Observer:
         self._count(_strided_share(values))
 
     def _grow(self, largest: float) -> None:
-        if largest <= self.span or largest == 0.0:
+        if largest < self.span or largest == 0.0:
             return
-        wanted = float(2.0 ** np.ceil(np.log2(largest)))
+        wanted = math.ldexp(1.0, max(SMALLEST_EXPONENT, math.frexp(largest)[1]))  # the next power of two above
         if self.span == 0.0:
             zeros = int(self.counts.sum())  # everything so far was exactly zero
             self.counts[:] = 0
@@ -95,8 +97,8 @@ class Observer:
         if self.span == 0.0:
             self.counts[BINS // 2] += values.size
             return
-        bins = ((values + np.float32(self.span)) * np.float32(BINS / (2 * self.span))).astype(np.int32)
-        np.clip(bins, 0, BINS - 1, out=bins)
+        scaled = values * np.float32(BINS / (2 * self.span))  # exact: a power of two; adding the span first would round
+        bins = np.floor(scaled, out=scaled).astype(np.int32) + BINS // 2
         self.counts += np.bincount(bins, minlength=BINS)
 
     def statistics(self) -> Statistics:
@@ -114,5 +116,5 @@ def _memory_order(values: torch.Tensor) -> torch.Tensor:
 def _strided_share(values: torch.Tensor) -> np.ndarray:
     """Return about `SAMPLED_VALUES` values a sample, evenly spaced in memory order, float32."""
     stride = max(1, values.shape[1] // SAMPLED_VALUES) | 1  # odd: coprime with power-of-two channel counts
-    share: np.ndarray = values[:, ::stride].float().contiguous().numpy().reshape(-1)
+    share: np.ndarray = values[:, ::stride].contiguous().numpy().reshape(-1)
     return share
