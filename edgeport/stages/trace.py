@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgeport.errors import ConfigError, StageError
 from edgeport.graph.float_graph import check_finite
+from edgeport.graph.functional import make_functional
+from edgeport.graph.quiet import quiet
 from edgeport.types import Model, TensorSpec
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Trace:
         program, has_dynamic_batch = _export(network.module, example_inputs)
         inner = program.module(check_guards=False)
         module = GraphModule(inner, inner.graph)
+        make_functional(module)
         placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
         with torch.no_grad():
             results = _tensors(module(*example_inputs), network.name)
@@ -98,12 +99,13 @@ def _export(module: nn.Module | ExportedProgram, sample: tuple[torch.Tensor, ...
     _try_forward(module, sample)
     batch = torch.export.Dim("batch", min=1)
     pair = tuple(torch.cat([value, value]) for value in sample)
-    with _quiet(), torch.no_grad():
+    # torch prints the graph so far to stderr before it raises
+    with quiet(), redirect_stderr(io.StringIO()), torch.no_grad():
         try:
             return torch.export.export(module, pair, dynamic_shapes=_batch_dims(module, pair, batch)), True
         except Exception:  # noqa: BLE001  # vendor's edge: torch.export raises dozens of types; the static trace decides
             try:
-                return torch.export.export(module, sample), False
+                return torch.export.export(module, tuple(value.clone() for value in sample)), False
             except Exception as error:  # as above: told with operator and source line
                 raise StageError(f"trace: {_cannot_trace(error)}") from error
 
@@ -122,7 +124,7 @@ def _try_forward(module: nn.Module, sample: tuple[torch.Tensor, ...]) -> None:
 
     try:
         with torch.no_grad():
-            module(*sample)
+            module(*(value.clone() for value in sample))  # its first operator may overwrite them
     except Exception as error:  # the user's own code may raise anything; it is told as it is
         shapes = ", ".join(str(tuple(value.shape)) for value in sample)
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -131,11 +133,14 @@ def _try_forward(module: nn.Module, sample: tuple[torch.Tensor, ...]) -> None:
 
 
 def _cannot_trace(error: Exception) -> str:
+    where = _user_line(error)
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        return f"the network decides by values of its tensors, which no trace can hold; use torch.where{where}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
     caused = next((line for line in lines if line.startswith("Caused by:")), "")
-    operator = f"; {caused[:160]}" if caused else ""
-    return f"{first[:240]}{operator}{_user_line(error)}"
+    operator = f"; {caused[:160]}" if caused and "in __torch_function__" not in caused else ""
+    return f"{first[:240].rstrip('.')}{operator}{where}"
 
 
 def _user_line(error: BaseException) -> str:
@@ -152,16 +157,3 @@ def _user_line(error: BaseException) -> str:
         return ""
     last = frames[-1]
     return f" ({Path(last.filename).name}, line {last.lineno}: {last.line})"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's deprecation warnings about its own internals off the user's screen."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
