@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import GraphModule, Node
 
+from edgeport.graph.functional import has_mutation
 from edgeport.graph.shapes import activation_shapes
 
 if TYPE_CHECKING:
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-FOLDABLE = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default)
-NO_OPS = (
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alias.default,
-    aten.detach.default,
-    aten.clone.default,
+FOLDABLE = (
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.conv3d.default,
+    aten.conv3d.padding,
+    aten.linear.default,
 )
+DROPOUTS = (aten.dropout.default, aten.feature_dropout.default)
+COPIES = (aten.alias.default, aten.detach.default, aten.clone.default)
 SLICE_END = 2**63 - 1  # what Python's open slice end becomes in an ATen graph
 
 
@@ -34,8 +38,9 @@ def canonicalize(module: GraphModule, example_inputs: Sequence[torch.Tensor]) ->
     """Return a copy in canonical form that computes the same function, up to rounding of the folded weights."""
     result = copy.deepcopy(module)
     _remove_no_ops(result)
-    _fold_batch_norms(result)
-    _spell_spatial_means(result, activation_shapes(result, example_inputs))
+    shapes = activation_shapes(result, example_inputs)
+    _fold_batch_norms(result, shapes)
+    _spell_spatial_means(result, shapes)
     result.graph.eliminate_dead_code()
     result.delete_all_unused_submodules()
     result.graph.lint()
@@ -68,12 +73,18 @@ def is_constant(node: object) -> bool:
 
 
 def _remove_no_ops(module: GraphModule) -> None:
+    copies = () if has_mutation(module) else COPIES  # an operator may overwrite the copy, or what was copied
     for node in list(module.graph.nodes):
         if node.op == "call_module" and not node.users:
             module.graph.erase_node(node)  # torch.export's input guard
-        elif node.target in NO_OPS or _is_whole_slice(node):
+        elif node.target in copies or _is_idle_dropout(node) or _is_whole_slice(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+
+
+def _is_idle_dropout(node: Node) -> bool:
+    """Whether it drops nothing; one that user code keeps active (`F.dropout(x)`) stays, for the backends to refuse."""
+    return node.target in DROPOUTS and node.args[2] is False
 
 
 def _is_whole_slice(node: Node) -> bool:
@@ -83,13 +94,16 @@ def _is_whole_slice(node: Node) -> bool:
     return given[2] in (0, None) and given[3] in (SLICE_END, None) and given[4] == 1
 
 
-def _fold_batch_norms(module: GraphModule) -> None:
+def _fold_batch_norms(module: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for node in list(module.graph.nodes):
-        if node.target is not aten.batch_norm.default:
+        if node.target is not aten.batch_norm.default or node.args[5]:  # that one takes its batch's own statistics
             continue
         layer = node.args[0]
-        constants = (*node.args[1:5], *layer.args[1:3])
-        if layer.target in FOLDABLE and len(layer.users) == 1 and all(is_constant(value) for value in constants):
+        if layer.target not in FOLDABLE or len(layer.users) > 1:
+            continue
+        if layer.target is aten.linear.default and len(shapes[layer.name]) != 2:
+            continue  # the norm's channels are dimension 1, the layer's are the last
+        if all(is_constant(value) for value in (*node.args[1:5], *layer.args[1:3])):
             _fold(module, layer, node)
 
 
@@ -123,10 +137,10 @@ def _register(module: GraphModule, name: str, value: torch.Tensor) -> str:
 def _spell_spatial_means(module: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Rewrite mean over height and width as adaptive average pooling to 1x1, then flatten unless `keepdim`."""
     for node in list(module.graph.nodes):
-        if node.target is not aten.mean.dim or len(node.args) > 3:
+        if node.target is not aten.mean.dim or node.kwargs:  # a dtype of its own
             continue
         source, dims, keepdim = (*node.args, False)[:3]
-        if len(shapes[source.name]) != 4 or sorted(dim % 4 for dim in dims) != [2, 3]:
+        if len(shapes.get(source.name, ())) != 4 or sorted(dim % 4 for dim in dims or ()) != [2, 3]:
             continue
         with module.graph.inserting_before(node):
             new = module.graph.call_function(aten.adaptive_avg_pool2d.default, (source, [1, 1]))
