@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+INSTALLED = {"site-packages", "dist-packages"}
 PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -46,8 +47,16 @@ def _bytes() -> object:
 
 
 def _loaded_files() -> set[Path]:
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {Path(file).resolve() for file in files if file and file.endswith(".py")}
+    """Return the sources of all loaded modules but installed ones: an environment may lie in the user's folder."""
+    names = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    files = [Path(name) for name in names if name and name.endswith(".py")]
+    return {
+        file.resolve()
+        for file in files
+        if file.is_absolute()  # torch has modules whose file is called `_classes.py`, and is none
+        and not file.is_relative_to(sys.prefix)
+        and INSTALLED.isdisjoint(file.parts)
+    }
 
 
 def _plain_attributes(module: nn.Module) -> str:
