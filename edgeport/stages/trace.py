@@ -50,6 +50,7 @@ class Trace:
         placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
         with torch.no_grad():
             results = _tensors(module(*example_inputs), network.name)
+        _check_batched(results)
         model = Model(
             module=module,
             example_inputs=example_inputs,
@@ -68,6 +69,15 @@ class Trace:
             "parameters": parameters,
             "dynamic_batch": has_dynamic_batch,
         }
+
+
+def _check_batched(results: tuple[torch.Tensor, ...]) -> None:
+    for index, result in enumerate(results):
+        if result.dim() == 0 or result.shape[0] != 1:
+            raise StageError(
+                f"trace: output {index} has the shape {tuple(result.shape)} for a batch of one; outputs need the batch"
+                " dimension first, a row a sample"
+            )
 
 
 def _specs(names: list[str], values: tuple[torch.Tensor, ...]) -> tuple[TensorSpec, ...]:
