@@ -91,8 +91,11 @@ def module_path(tensor_name: str) -> str | None:
     A name is a list of paths joined by `;`, of all operators fused into this one, the last one computed first:
     `Wrapper/zoo.Net_wrapped/torch.nn.modules.container.Sequential_layer1/torch.nn.modules.conv.Conv2d_0;1`. The path
     of the first operator is returned (`layer1.0`): that of the convolution, not of the ReLU behind it. Class names are
-    taken to have no underscore.
+    taken to have no underscore. edgeport's own files have provenance keys for names: `layer1.0.conv1/conv2d;1`.
     """
+    own, _, rest = tensor_name.partition(";")
+    if re.fullmatch(r"[\w.]+/\w+", own) and "." not in rest:
+        return own.rpartition("/")[0]
     found = None
     for part in tensor_name.split(";"):
         steps = part.split("/")
@@ -223,7 +226,7 @@ def _operator(model: Any, index: int, tensors: Mapping[str, Tensor]) -> Operator
     product, provenance = None, module_path(name)
     if kind in PRODUCTS:
         data, weights = (inputs[position] for position in PRODUCTS[kind])
-        provenance = provenance or module_path(_text(subgraph.tensors[int(weights)].name))
+        provenance = module_path(_text(subgraph.tensors[int(weights)].name)) or provenance
         product = _product(kind, (data, weights, outputs[0]), tensors, operator.builtinOptions)
     on_constants = bool(inputs) and all(i == "-1" or tensors[i].constant_bytes is not None for i in inputs)
     return Operator(
