@@ -28,6 +28,7 @@ FUSED_ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
     aten.relu6.default: ("hardtanh", [0.0, 6.0]),
     aten.relu6_.default: ("hardtanh", [0.0, 6.0]),
 }
+HARDTANHS = (aten.hardtanh.default, aten.hardtanh_.default)  # what nn.ReLU6 is traced as
 CACHE_BYTES = (
     1_250_000  # larger batches fall out of the second-level cache, and their activations are page-faulted in each time
 )
@@ -105,13 +106,22 @@ def _pack(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> GraphM
     return packed
 
 
+def _fused_activation(node: Node) -> tuple[str, list[float]] | None:
+    """Return oneDNN's name and numbers of an activation that can ride in a convolution."""
+    if node.target in HARDTANHS:
+        ends: tuple[Any, ...] = (*node.args[1:3], *(-1.0, 1.0)[len(node.args) - 1 :])
+        return "hardtanh", [float(end) for end in ends]
+    return FUSED_ACTIVATIONS.get(node.target)
+
+
 def _pack_convolution(module: GraphModule, node: Node, shape: list[int]) -> None:
     defaults = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
     given: tuple[Any, ...] = (*node.args, *defaults[len(node.args) :])
     source, weight, bias, stride, padding, dilation, groups = given
     users = list(node.users)
-    last = users[0] if len(users) == 1 and users[0].target in FUSED_ACTIVATIONS else node
-    activation, scalars = FUSED_ACTIVATIONS.get(last.target, ("none", []))
+    found = _fused_activation(users[0]) if len(users) == 1 else None
+    last = node if found is None else users[0]
+    activation, scalars = found or ("none", [])
     reordered = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]  # torch's stub lacks the input shape
         attribute(module, str(weight.target)).detach().to_mkldnn(), padding, stride, dilation, groups, shape
     )
