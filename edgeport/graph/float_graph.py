@@ -79,7 +79,7 @@ class FloatGraph:
 
     @cached_property
     def onnx(self) -> onnx.ModelProto:
-        """The float network as ONNX; value names are node names, no metadata, batch of one.
+        """The float network as ONNX; value names as `export_onnx` says, no metadata, batch of one.
 
         Raises:
             MissingPackageError: onnx or onnxscript is not installed.

@@ -22,8 +22,9 @@ def export_onnx(
 ) -> onnx.ModelProto:
     """Return the ONNX form of an exported network.
 
-    Value names are the graph's node names. Metadata is dropped: the exporter writes source paths and stack traces of
-    the building machine into it.
+    Values are named as the graph's nodes, but for what the exporter takes apart: inside the graph, adaptive pooling to
+    1x1 becomes a `ReduceMean` called `mean`, and a flatten a `Reshape` called `view`. Metadata is dropped: the exporter
+    writes source paths and stack traces of the building machine into it.
 
     Raises:
         MissingPackageError: onnx or onnxscript is not installed.
