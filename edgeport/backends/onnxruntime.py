@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.onnx_placement import OnnxGraph, refuse_random
+from edgeport.quant.onnx_quantize import quantize
 from edgeport.types import Artifact
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
         LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
     """
+    refuse_random(graph)
     _save(graph.onnx, out)
     return Artifact(path=out, backend="onnxruntime", precision="float32", files=(out,))
 
@@ -42,9 +45,7 @@ def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, 
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
         LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
     """
-    from edgeport.quant.onnx_placement import OnnxGraph
-    from edgeport.quant.onnx_quantize import quantize
-
+    refuse_random(graph)
     model, notes = quantize(OnnxGraph.from_float_graph(graph), weight_bits=profile.int8.weight_bits)
     if profile.int8.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)

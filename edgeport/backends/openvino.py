@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.onnx_placement import refuse_random, value_ranges
 from edgeport.types import Artifact
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 suffix = ".xml"
 packages = ("onnx", "onnxscript", "openvino")
 
-NOT_CONVERTED = re.compile(r"No conversion rule found for operations: (.*)")
+NOT_CONVERTED = re.compile(r"(?:No conversion rule found for operations|Conversion is failed for): (.*)")
 
 
 def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
@@ -46,7 +47,6 @@ def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, 
         LoweringError: an operator has no ONNX or no OpenVINO form.
     """
     model = _read(graph)
-    from edgeport.quant.onnx_placement import value_ranges
     from edgeport.quant.openvino_quantize import quantize
 
     notes = quantize(model, value_ranges(graph), weight_bits=profile.int8.weight_bits)
@@ -75,6 +75,7 @@ def _read(graph: FloatGraph) -> Model:
         raise MissingPackageError(
             f"package '{error.name}' is not installed: pip install 'edgeport[openvino]'"
         ) from error
+    refuse_random(graph)
     content = graph.onnx.SerializeToString(deterministic=True)
     try:
         model = openvino.Core().read_model(content)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeport.errors import LoweringError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -20,7 +22,9 @@ Range = tuple[float, float]
 
 RANGE_OF_OPERATOR: dict[str, Range] = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0)}
 POOLING = ("GlobalAveragePool", "AveragePool", "ReduceMean")  # how the exporter may spell adaptive average pooling
+NOTHING_QUANTIZED = "no convolution or linear layer with constant weights: nothing was quantized"
 NAMED_LAYERS = 3  # how many of many layers a sentence of the report names
+RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -73,15 +77,19 @@ class OnnxGraph:
         readers = self.consumers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
-    def has_rank(self, name: str, rank: int) -> bool:
-        """Whether a value is known to have that many dimensions."""
-        return self._ranks.get(name) == rank
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Return a value's sizes (batch of one); None where they are not known."""
+        return self._shapes.get(name)
 
     @cached_property
-    def _ranks(self) -> dict[str, int]:
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         graph = self.model.graph
-        values = (*graph.input, *graph.value_info, *graph.output)
-        return {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+        found = {}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            kind = value.type.tensor_type
+            if kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim):
+                found[value.name] = tuple(size.dim_value for size in kind.shape.dim)
+        return found
 
 
 def value_ranges(graph: FloatGraph) -> dict[str, Range]:
@@ -103,6 +111,22 @@ def value_ranges(graph: FloatGraph) -> dict[str, Range]:
         elif node.op_type in POOLING and node.input[0] in pools:
             ranges[name] = pools[node.input[0]]
     return ranges | dict(graph.ranges)
+
+
+def refuse_random(graph: FloatGraph) -> None:
+    """Raise where an operator draws random numbers: no two runs of such a network agree.
+
+    Raises:
+        LoweringError: naming the operator and its layer.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.onnx.graph.initializer}
+    for node in graph.onnx.graph.node:
+        training = constants.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
+        if node.op_type in RANDOM or (training is not None and bool(numpy_helper.to_array(training))):
+            layer = graph.provenance.get(node.output[0], node.name)
+            raise LoweringError(f"operator {node.op_type} of '{layer}' draws random numbers at inference")
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -132,4 +156,5 @@ def widened_for_bias(channels: Mapping[str, int]) -> tuple[str, ...]:
         return ()
     first = ", ".join(list(channels)[:NAMED_LAYERS]) + (", ..." if len(channels) > NAMED_LAYERS else "")
     total = sum(channels.values())
-    return (f"weight scales of {total} channels widened so that their biases fit 32 bits, layers: {first}",)
+    plural = "" if total == 1 else "s"
+    return (f"weight scale widened so that the bias fits 32 bits: {total} channel{plural} of {first}",)

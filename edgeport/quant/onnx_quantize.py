@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeport.quant.affine import Affine, WeightBits, asymmetric, integer_bias, symmetric_weight
-from edgeport.quant.onnx_placement import WEIGHTED, OnnxGraph, attributes, is_depthwise, left_in_float, widened_for_bias
+from edgeport.quant.onnx_linear import linear_as_gemm
+from edgeport.quant.onnx_placement import (
+    NOTHING_QUANTIZED,
+    WEIGHTED,
+    OnnxGraph,
+    attributes,
+    is_depthwise,
+    left_in_float,
+    widened_for_bias,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 
 MOVES_VALUES = (
     "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split", "Gather", "MaxPool", "Pad",
+    "Resize",
 )  # fmt: skip
 COMPUTES = ("Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu")
 CLIPS = ("Relu", "Clip")
@@ -28,16 +38,19 @@ CLIPS = ("Relu", "Clip")
 
 def quantize(graph: OnnxGraph, *, weight_bits: WeightBits) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the int8 form and notes: what stayed in float32, which scales were widened."""
-    rewriter = _Rewriter(graph, weight_bits)
-    for node in graph.model.graph.node:
+    rewriter = _Rewriter(linear_as_gemm(graph), weight_bits)
+    for node in rewriter.graph.model.graph.node:
         rewriter.rewrite(node)
+    if not rewriter.weighted:
+        return graph.model, (NOTHING_QUANTIZED, *left_in_float(rewriter.in_float))
     return rewriter.finish(), rewriter.notes()
 
 
 class _Rewriter:
     """Walks the float graph once and writes the int8 graph beside it.
 
-    A value `v` exists as float32 under its own name, as uint8 under `v_u8`, or both; each is written when first needed.
+    A value `v` exists as float32 under its own name, as uint8 under `v:u8`, or both; each is written when first needed.
+    Graph node names hold no colon, so nothing clashes.
     """
 
     def __init__(self, graph: OnnxGraph, weight_bits: WeightBits) -> None:
@@ -90,8 +103,7 @@ class _Rewriter:
 
     def notes(self) -> tuple[str, ...]:
         """Return what the report should say."""
-        nothing = () if self.weighted else ("no convolution or linear layer: nothing was quantized",)
-        return (*nothing, *left_in_float(self.in_float), *widened_for_bias(self.widened))
+        return (*left_in_float(self.in_float), *widened_for_bias(self.widened))
 
     def _node(self, kind: str, inputs: list[str], outputs: list[str], name: str = "", **options: Any) -> None:
         from onnx import helper
@@ -106,17 +118,17 @@ class _Rewriter:
         return stored
 
     def _mapping(self, value: str, affine: Affine) -> list[str]:
-        scale = self._constant(f"{value}_s", np.array(affine.scale, np.float32))
-        return [scale, self._constant(f"u8_{affine.zero_point}", np.array(affine.zero_point, np.uint8))]
+        scale = self._constant(f"{value}:scale", np.array(affine.scale, np.float32))
+        return [scale, self._constant(f"u8:{affine.zero_point}", np.array(affine.zero_point, np.uint8))]
 
     def _as_float(self, value: str) -> str:
         return value if not value or value in self.floating else self._dequantized(value)
 
     def _dequantized(self, value: str) -> str:
         """Return what the integers of a value stand for; for a value that is float32 itself, under another name."""
-        name = f"{value}_d" if value in self.floating else value
+        name = f"{value}:dequantized" if value in self.floating else value
         if name not in self.dequantized:
-            self._node("DequantizeLinear", [f"{value}_u8", *self._mapping(value, self.integer[value])], [name])
+            self._node("DequantizeLinear", [f"{value}:u8", *self._mapping(value, self.integer[value])], [name])
             self.dequantized.add(name)
         return name
 
@@ -126,7 +138,7 @@ class _Rewriter:
     def _as_integer(self, value: str) -> Affine:
         if value not in self.integer:
             self.integer[value] = asymmetric(*self.graph.ranges[value])
-            self._node("QuantizeLinear", [value, *self._mapping(value, self.integer[value])], [f"{value}_u8"])
+            self._node("QuantizeLinear", [value, *self._mapping(value, self.integer[value])], [f"{value}:u8"])
         return self.integer[value]
 
     def _result(self, node: onnx.NodeProto) -> tuple[str, Affine | None]:
@@ -156,8 +168,8 @@ class _Rewriter:
             self._node(node.op_type, inputs, [value], node.name, **options)
             self.floating.add(value)
             return
-        self._node(node.op_type, inputs, [f"{value}_r"], node.name, **options)
-        self._node("QuantizeLinear", [f"{value}_r", *self._mapping(value, affine)], [f"{value}_u8"])
+        self._node(node.op_type, inputs, [f"{value}:real"], node.name, **options)
+        self._node("QuantizeLinear", [f"{value}:real", *self._mapping(value, affine)], [f"{value}:u8"])
         self.integer[value] = affine
         if value != node.output[0]:
             self.absorbed.add(value)
@@ -183,12 +195,12 @@ class _Rewriter:
             self.widened[layer] = len(integers.widened)
         inputs = [
             self._dequantized(node.input[0]),
-            self._constants_of(node.output[0] + "_w", integers.integers, integers.scales, axis),
+            self._constants_of(node.output[0] + ":weight", integers.integers, integers.scales, axis),
         ]
         if bias is not None:
             steps = integer_bias(bias, input_scale=input_scale, weight_scales=integers.scales)
             inputs.append(
-                self._constants_of(node.output[0] + "_b", steps, np.float32(input_scale) * integers.scales, 0)
+                self._constants_of(node.output[0] + ":bias", steps, np.float32(input_scale) * integers.scales, 0)
             )
         self._emit(node, inputs, result)
         self.weighted += 1
@@ -198,9 +210,9 @@ class _Rewriter:
         """Write the dequantizer of a weight or bias and return its result's name."""
         zeros = np.zeros(len(scales), integers.dtype)
         parts = [
-            self._constant(f"{name}_i", integers),
-            self._constant(f"{name}_s", scales),
-            self._constant(f"{zeros.dtype}_{len(scales)}", zeros),
+            self._constant(f"{name}:int", integers),
+            self._constant(f"{name}:scale", scales),
+            self._constant(f"{zeros.dtype}:{len(scales)}", zeros),
         ]
         self._node("DequantizeLinear", parts, [name], axis=axis)
         return name
@@ -216,7 +228,8 @@ class _Rewriter:
 
     def _moves(self, node: onnx.NodeProto) -> bool:
         source, *others = node.input
-        if source not in self.integer or (node.op_type == "MaxPool" and len(node.output) > 1):
+        computes = node.op_type == "Resize" and attributes(node).get("mode", b"nearest") != b"nearest"
+        if source not in self.integer or computes or (node.op_type == "MaxPool" and len(node.output) > 1):
             return False
         affine = self.integer[source]
         if node.op_type == "Pad" and attributes(node).get("mode", b"constant") == b"constant":
@@ -224,9 +237,9 @@ class _Rewriter:
             if not affine.low <= fill <= affine.high:
                 return False
             filler = np.array(affine.quantize(fill), np.uint8)
-            others = [self._as_float(others[0]), self._constant(f"u8_{filler}", filler), *others[2:]]
-        outputs = [f"{value}_u8" for value in node.output]
-        self._node(node.op_type, [f"{source}_u8", *others], outputs, node.name, **attributes(node))
+            others = [self._as_float(others[0]), self._constant(f"u8:{filler}", filler), *others[2:]]
+        outputs = [f"{value}:u8" for value in node.output]
+        self._node(node.op_type, [f"{source}:u8", *others], outputs, node.name, **attributes(node))
         self.integer |= dict.fromkeys(node.output, affine)
         return True
 
@@ -237,8 +250,8 @@ class _Rewriter:
             return False
         affine = self.integer[node.input[0]]
         ends = [np.array(affine.quantize(end), np.uint8) for end in bounds]
-        inputs = [f"{node.input[0]}_u8", *(self._constant(f"u8_{end}", end) for end in ends)]
-        self._node("Clip", inputs, [f"{node.output[0]}_u8"], node.name)
+        inputs = [f"{node.input[0]}:u8", *(self._constant(f"u8:{end}", end) for end in ends)]
+        self._node("Clip", inputs, [f"{node.output[0]}:u8"], node.name)
         self.integer[node.output[0]] = affine
         return True
 
@@ -285,7 +298,7 @@ def _spelled_as_pooling(node: onnx.NodeProto, graph: OnnxGraph) -> onnx.NodeProt
     """Return a mean over height and width as GlobalAveragePool, which has an integer kernel; others as they are."""
     from onnx import helper
 
-    if node.op_type != "ReduceMean" or len(node.input) != 2 or not graph.has_rank(node.input[0], 4):
+    if node.op_type != "ReduceMean" or len(node.input) != 2 or len(graph.shape(node.input[0]) or ()) != 4:
         return node
     axes = graph.constants.get(node.input[1])
     if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3] or not attributes(node).get("keepdims", 1):

@@ -12,7 +12,7 @@ import numpy as np
 from openvino import opset13  # type: ignore[import-untyped]  # ships no types
 
 from edgeport.quant.affine import WeightBits, asymmetric, symmetric_weight
-from edgeport.quant.onnx_placement import Range, is_depthwise, left_in_float
+from edgeport.quant.onnx_placement import NOTHING_QUANTIZED, Range, is_depthwise, left_in_float
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +55,7 @@ def quantize(model: Model, ranges: Mapping[str, Range], *, weight_bits: WeightBi
     for node, axis in weighted:
         _compress(node, axis, weight_bits)
     model.validate_nodes_and_infer_types()
-    nothing = () if weighted else ("no convolution or linear layer: nothing was quantized",)
+    nothing = () if weighted else (NOTHING_QUANTIZED,)
     return (*nothing, *left_in_float(in_float))
 
 
@@ -96,7 +96,7 @@ class _Placement:
         return next((self.ranges[name] for name in sorted(value.get_names()) if name in self.ranges), None)
 
     def _sources(self, value: Output) -> list[Output] | None:
-        """Return where the values that arrive here were computed, above all that only moves them; None without a range."""
+        """Return where the values that arrive here were computed, past what only moves them; None without a range."""
         node = value.get_node()
         here = [value] if self._range(value) is not None else None
         if node.get_type_name() == "Concat":
