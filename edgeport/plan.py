@@ -175,7 +175,7 @@ def _check(options: Options) -> None:
         f"--prune {options.prune}: a share of the filters, from 0 to below 1": 0 <= (options.prune or 0) < 1,
         f"--distill {options.distill}: a number of epochs, 0 or more": (options.distill or 0) >= 0,
         f"--max-drop {options.max_drop}: points of top-1, 0 or more": (options.max_drop or 0) >= 0,
-        f"--threads {options.threads}: 1 or more": (options.threads or 1) >= 1,
+        f"--threads {options.threads}: 1 or more": options.threads is None or options.threads >= 1,
         f"--seed {options.seed}: 0 or more": (options.seed or 0) >= 0,
         "--precision float16 is not built yet; choose int8 or float32": options.precision != "float16",
         "--distill needs --train DATA": not options.distill or options.train is not None,

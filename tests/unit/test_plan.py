@@ -1,0 +1,212 @@
+"""One plan: flags over edgeport.toml over defaults, and every impossible wish told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgeport.errors import ConfigError
+from edgeport.plan import DEMO, Options, Plan, resolve
+from edgeport.profile import known_targets
+
+TARGET = 'description = "mine"\nbackend = "tflite"\nisa = "aarch64"\n'
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def options(**said: object) -> Options:
+    """Return flags of a build of one's own network, and what is said besides."""
+    base = Options(model="net.py:net", target="arm64", calibrate="data.npz")
+    return msgspec.structs.replace(base, **said)
+
+
+def config(text: str, name: str = "edgeport.toml") -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def target_file(name: str, multiple: int, folder: str = ".") -> str:
+    path = Path(folder) / f"{name}.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{TARGET}channel_multiple = {multiple}\n")
+    return str(path)
+
+
+def message(flags: Options, path: str | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(flags, path)
+    return str(caught.value)
+
+
+def test_every_default_is_a_value() -> None:
+    plan = resolve(options())
+    assert msgspec.structs.asdict(plan) | {"targets": [target.name for target in plan.targets]} == {
+        "model": "net.py:net",
+        "weights": None,
+        "targets": ["arm64"],
+        "calibrate": "data.npz",
+        "evaluate": None,
+        "evaluation": "every fifth sample of --calibrate, held out",
+        "train": None,
+        "prune": 0.0,
+        "distill": 0,
+        "precision": "int8",
+        "max_drop": None,
+        "output": "edgeport-out",
+        "seed": 0,
+        "importance": "l1",
+        "calibration": "minmax",
+        "threads": 1,
+        "channel_multiple": 8,
+    }
+
+
+def test_flags_go_over_the_file_and_the_file_over_defaults() -> None:
+    config('prune = 0.5\nseed = 7\noutput = "there"\nmax-drop = 2.5\nimportance = "l2"\nthreads = 2\n')
+    plan = resolve(options(prune=0.25, seed=0))
+    assert (plan.prune, plan.seed) == (0.25, 0)  # said, though 0 is the default too
+    assert (plan.output, plan.max_drop, plan.importance, plan.threads) == ("there", 2.5, "l2", 2)
+    assert (plan.precision, plan.calibration) == ("int8", "minmax")
+
+
+def test_whole_plan_may_come_from_a_file() -> None:
+    path = config(
+        'model = "a.b:make"\ntarget = "cpu,intel"\nweights = "w.pt"\ncalibrate = "c.npz"\nevaluate = "e.npz"\n'
+        'train = "t.npz"\ndistill = 3\nprecision = "float32"\ncalibration = "percentile"\n',
+        "other.toml",
+    )
+    plan = resolve(Options(), path)
+    assert (plan.model, plan.weights, plan.distill) == ("a.b:make", "w.pt", 3)
+    assert (plan.calibrate, plan.evaluate, plan.train, plan.evaluation) == ("c.npz", "e.npz", "t.npz", "e.npz")
+    assert ([target.name for target in plan.targets], plan.precision) == (["cpu", "intel"], "float32")
+    assert plan.calibration == "percentile"
+
+
+def test_chosen_file_replaces_the_one_in_the_folder() -> None:
+    config("seed = 1\n")
+    assert resolve(options(), config("threads = 3\n", "other.toml")).seed == 0
+
+
+def test_without_model_the_embedded_default_goes_through_every_stage() -> None:
+    plan = resolve(Options(target="arm64"))
+    assert plan.model == DEMO
+    assert plan.prune > 0
+    assert plan.distill > 0
+    for data in (plan.calibrate, plan.evaluate, plan.train):
+        assert data is not None
+        assert Path(data.rpartition(":")[0]).is_file()
+    assert resolve(Options(target="arm64", prune=0.0, distill=0)).prune == 0  # what is said holds
+
+
+def test_with_a_model_nothing_of_the_default_is_taken() -> None:
+    plan = resolve(options())
+    assert (plan.prune, plan.distill, plan.evaluate, plan.train) == (0, 0, None, None)
+    config('model = "net.py:net"\n')
+    assert message(Options(target="arm64")).startswith("no data: ")
+
+
+def test_plan_is_frozen_and_can_be_printed() -> None:
+    plan = resolve(options())
+    with pytest.raises(AttributeError):
+        plan.seed = 1  # type: ignore[misc]  # what is tested
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+
+
+def test_channels_are_rounded_to_what_suits_every_target() -> None:
+    names = ",".join(target_file(f"board{multiple}", multiple) for multiple in (4, 6, 8))
+    assert resolve(options(target=names)).channel_multiple == 24
+    assert resolve(options(target=target_file("odd", 1))).channel_multiple == 1
+
+
+def test_targets_keep_their_order_and_count_once() -> None:
+    plan = resolve(options(target="intel, arm64 ,intel,"))
+    assert [target.name for target in plan.targets] == ["intel", "arm64"]
+
+
+def test_all_targets() -> None:
+    assert [target.name for target in resolve(options(target="all")).targets] == known_targets()
+
+
+def test_target_may_be_a_path() -> None:
+    plan = resolve(options(target=f"arm64,{target_file('my-board', 16, 'boards')}"))
+    assert [target.name for target in plan.targets] == ["arm64", "my-board"]
+    assert plan.channel_multiple == 16
+
+
+def test_two_targets_of_one_name_would_share_a_folder() -> None:
+    assert (
+        message(options(target=f"arm64,{target_file('arm64', 8)}")) == "two targets are named 'arm64'; rename one file"
+    )
+
+
+def test_precision_float32_needs_no_calibration() -> None:
+    plan = resolve(options(calibrate=None, evaluate="e.npz", precision="float32"))
+    assert (plan.precision, plan.calibrate, plan.evaluation) == ("float32", None, "e.npz")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"target": None}, f"no --target; known: {', '.join(known_targets())}, or all"),
+        ({"target": " , "}, f"--target ' , ' names no target; known: {', '.join(known_targets())}, or all"),
+        ({"prune": 1.0}, "--prune 1.0: a share of the filters, from 0 to below 1"),
+        ({"prune": -0.1}, "--prune -0.1: a share of the filters, from 0 to below 1"),
+        ({"prune": float("nan")}, "--prune nan: a share of the filters, from 0 to below 1"),
+        ({"distill": -1, "train": "t.npz"}, "--distill -1: a number of epochs, 0 or more"),
+        ({"distill": 2}, "--distill needs --train DATA"),
+        ({"max_drop": -0.5}, "--max-drop -0.5: points of top-1, 0 or more"),
+        ({"max_drop": float("nan")}, "--max-drop nan: points of top-1, 0 or more"),
+        ({"threads": 0}, "--threads 0: 1 or more"),
+        ({"threads": -2}, "--threads -2: 1 or more"),
+        ({"seed": -1}, "--seed -1: 0 or more"),
+        ({"precision": "float16"}, "--precision float16 is not built yet; choose int8 or float32"),
+        (
+            {"calibrate": None},
+            "no data: give --calibrate DATA (int8 ranges) or, with --precision float32, --evaluate DATA",
+        ),
+        (
+            {"calibrate": None, "evaluate": "e.npz"},
+            "int8 needs --calibrate DATA (a few hundred unlabelled samples); without them use --precision float32",
+        ),
+    ],
+)
+def test_impossible_wish_is_told(said: dict[str, object], expected: str) -> None:
+    assert message(options(**said)) == expected
+
+
+def test_unknown_key_names_the_nearest() -> None:
+    assert (
+        message(options(), config("max-dorp = 1\n"))
+        == "configuration file edgeport.toml: unknown key 'max-dorp' (did you mean max-drop?)"
+    )
+    assert message(options(), config("zzz = 1\n")) == "configuration file edgeport.toml: unknown key 'zzz'"
+    config("prun = 0.5\n")
+    assert "did you mean prune?" in message(options())  # also when the file was not named
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('prune = "half"', r"Expected `float \| null`, got `str` - at `\$.prune`"),
+        ("seed = 1.5", r"Expected `int \| null`, got `float` - at `\$.seed`"),
+        ('precision = "int4"', "Invalid enum value 'int4'"),
+        ('target = ["arm64"]', r"Expected `str \| null`, got `array` - at `\$.target`"),
+        ("seed = ", "Invalid"),
+    ],
+)
+def test_wrong_value_in_the_file_is_told_with_its_key(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"configuration file edgeport.toml: .*{expected}"):
+        resolve(options(), config(text))
+
+
+def test_missing_or_unreadable_file_is_told() -> None:
+    assert message(options(), "none.toml") == "no configuration file 'none.toml'"
+    Path("edgeport.toml").write_bytes(b"\xff\xfe")
+    assert message(options()).startswith("configuration file edgeport.toml: ")
+    Path("folder.toml").mkdir()
+    assert message(options(), "folder.toml").startswith("configuration file folder.toml: ")
