@@ -44,7 +44,8 @@ def explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, EdgeportError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
-        where = f" at '{error.filename}'" if error.filename else ""
+        place = error.filename2 or error.filename  # of a copy, the second is where it goes
+        where = f" at '{place}'" if place else ""
         if error.errno in NO_SPACE:
             return f"no space left on the device{where}; nothing half-written was kept", StageError.exit_code
         if error.errno in WRONG_PLACE:

@@ -49,6 +49,8 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
         require(name)
     check_output(Path(plan.output))
     store = store or Store(default_root())
+    store.prepare()
+    data = open_data(plan, store)
 
     import torch
 
@@ -57,7 +59,6 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:
-        data = open_data(plan, store)
         network = load_network(plan.model, plan.weights, seed=plan.seed)
         chain = Chain(plan, network, data, store, progress)
         records = chain.records()

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from edgeport.errors import ConfigError
+
 LARGEST_BYTES = 8 << 30  # past this, entries not used for a day are dropped, oldest first
 KEEP_SECONDS = 24 * 3600
 
@@ -72,6 +74,19 @@ class Store:
         """Use `root`; it is made when the first entry is written."""
         self.root = root
 
+    def prepare(self) -> None:
+        """Make the store's folder.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"store folder '{self.root}' cannot be made: {error.strerror}; EDGEPORT_STORE names another"
+            ) from error
+
     def get(self, key: str) -> Path | None:
         """Return the folder of a finished entry, or None."""
         folder = self._folder(key)
@@ -105,6 +120,9 @@ class Store:
         folder.mkdir(parents=True)
         try:
             yield folder
+        except OSError as error:
+            error.filename = error.filename or str(self.root)  # a full disk is told without saying which
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -122,7 +140,7 @@ class Store:
         """Remove what killed builds left, and the oldest entries when the store has outgrown `LARGEST_BYTES`."""
         now = time.time()
         for left in (self.root / "tmp").glob("*"):
-            if not _is_running(left.name.split("-")[0]):
+            if not is_running(left.name.split("-")[0]):
                 shutil.rmtree(left, ignore_errors=True)
         entries = sorted((self.root / "entries").glob("*/*"), key=_modified)
         sizes = {entry: _size(entry) for entry in entries}
@@ -151,7 +169,8 @@ def _size(folder: Path) -> int:
         return 0
 
 
-def _is_running(pid: str) -> bool:
+def is_running(pid: str) -> bool:
+    """Return whether a process of that number runs; True for what is no number."""
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

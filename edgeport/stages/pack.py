@@ -1,24 +1,31 @@
-"""Put a build's files where the user asked, each in one step, the report last."""
+"""Put a build's files where the user asked: all of them are written first, then moved into place, the report last."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from edgeport.devices import agent_file
 from edgeport.errors import ConfigError
 from edgeport.manifest import manifest
 from edgeport.stages.lower import BINDINGS
 from edgeport.stages.persistence import STRUCTURE, WEIGHTS
-from edgeport.store import copy_atomic, write_atomic
+from edgeport.store import copy_atomic, is_running, write_atomic
 
 if TYPE_CHECKING:
     from edgeport.report.report import Report
     from edgeport.stages.lower import Lowered
 
 AGENT, LABELS = "benchmark.py", "labels.txt"
+MANIFEST, REPORT = "manifest.json", "report.json"
+OURS = ("model.*", "model-float.*", BINDINGS, AGENT, LABELS)  # what a build may have left in a target's folder
+STAGING = ".edgeport-"
 
 
 def check_output(folder: Path) -> None:
@@ -59,26 +66,57 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
         facts: for the manifest.
         report: for `report.json`.
     """
-    files: list[Path] = []
+    with _staging(folder) as staging:
+        _write_targets(staging, built, classes)
+        for part in (WEIGHTS, STRUCTURE):
+            if holders := [stage / part for stage in stage_folders if (stage / part).is_file()]:
+                copy_atomic(holders[-1], staging / part)
+        files = [file for file in staging.rglob("*") if file.is_file()]
+        write_atomic(staging / MANIFEST, manifest(staging, files, facts))
+        write_atomic(staging / REPORT, report.to_json())
+        _move(staging, folder, files, targets=(*report.targets, *report.failures))
 
-    def put(source: Path, target: Path) -> None:
-        copy_atomic(source, target)
-        files.append(target)
 
+def _write_targets(staging: Path, built: Mapping[str, tuple[Lowered, Lowered]], classes: Sequence[str]) -> None:
     for name, (shipped, floating) in built.items():
         for file in shipped.artifact.files:
-            put(file, folder / name / file.name)
+            copy_atomic(file, staging / name / file.name)
         for file in floating.artifact.files:
-            put(file, folder / name / file.name.replace("model", "model-float", 1))
-        put(shipped.artifact.path.parent / BINDINGS, folder / name / BINDINGS)
-        put(agent_file(), folder / name / AGENT)
+            copy_atomic(file, staging / name / file.name.replace("model", "model-float", 1))
+        copy_atomic(shipped.artifact.path.parent / BINDINGS, staging / name / BINDINGS)
+        copy_atomic(agent_file(), staging / name / AGENT)
         if classes:
-            write_atomic(folder / name / LABELS, "".join(f"{label}\n" for label in classes))
-            files.append(folder / name / LABELS)
+            write_atomic(staging / name / LABELS, "".join(f"{label}\n" for label in classes))
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Give a folder on the same disk as `folder`; what killed builds left of theirs is removed."""
+    for left in folder.glob(f"{STAGING}*"):
+        if not is_running(left.name.removeprefix(STAGING).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    staging = folder / f"{STAGING}{os.getpid()}-{uuid4().hex[:8]}"
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move(staging: Path, folder: Path, files: Sequence[Path], *, targets: Sequence[str]) -> None:
+    """Replace an earlier build's files; without a report while that happens, so that a report is of what lies there."""
+    for name in (REPORT, MANIFEST):
+        (folder / name).unlink(missing_ok=True)
+    for target in targets:
+        for old in (file for pattern in OURS for file in (folder / target).glob(pattern)):
+            if not (staging / target / old.name).exists():
+                old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or something of the user's is in it
+            (folder / target).rmdir()
     for part in (WEIGHTS, STRUCTURE):
-        if holders := [stage / part for stage in stage_folders if (stage / part).is_file()]:
-            put(holders[-1], folder / part)
-        else:
+        if not (staging / part).exists():
             (folder / part).unlink(missing_ok=True)
-    write_atomic(folder / "manifest.json", manifest(folder, files, facts))
-    write_atomic(folder / "report.json", report.to_json())
+    for file in (*files, staging / MANIFEST, staging / REPORT):
+        place = folder / file.relative_to(staging)
+        place.parent.mkdir(exist_ok=True)
+        file.replace(place)

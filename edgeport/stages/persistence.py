@@ -21,13 +21,13 @@ WEIGHTS, STRUCTURE, CALIBRATION, RECORD = "model.safetensors", "structure.json",
 
 def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
     """Write what `restore_stage` needs, and the record for the report."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if record.name == "calibrate" and model.calibration is not None:
         model.calibration.save(folder / CALIBRATION)
     else:
         state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
-        save_file(state, folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(save(state))  # save_file hides a full disk in an error of its own
     if "structure" in record.metrics:
         (folder / STRUCTURE).write_bytes(
             msgspec.json.format(msgspec.json.encode(record.metrics["structure"]), indent=1)
