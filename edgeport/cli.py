@@ -128,6 +128,8 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             report = run(plan, progress=TerminalProgress(Console(stderr=True)))
         if as_json:
             typer.echo(report.to_json(), nl=False)
+            for name, why in report.failures.items():  # without --json the table says it
+                tell(f"{name}: not built: {why}", report.exit_code)
         else:
             from edgeport.report.table import print_report
 

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from edgeport import profile
+from edgeport.backends import NAMES as BACKENDS
 from edgeport.errors import ConfigError, did_you_mean
 from edgeport.profile import TargetProfile
 
@@ -122,8 +123,8 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
     options = _over(base, _over(DEMO_OPTIONS, DEFAULTS) if base.model is None else DEFAULTS)
     if options.target is None:
         raise ConfigError(f"no --target; known: {', '.join(profile.known_targets())}, or all")
-    _check(options)
     targets = _targets(options.target)
+    _check(options)
     return Plan(
         model=str(options.model),
         weights=options.weights,
@@ -202,6 +203,12 @@ def _targets(names: str) -> tuple[TargetProfile, ...]:
     if not wanted:
         raise ConfigError(f"--target '{names}' names no target; known: {', '.join(profile.known_targets())}, or all")
     profiles = [profile.load(name) for name in dict.fromkeys(wanted)]
+    for target in profiles:
+        if target.backend not in BACKENDS:
+            raise ConfigError(
+                f"target {target.name}: unknown backend '{target.backend}'; known: {', '.join(BACKENDS)}"
+                f"{did_you_mean(target.backend, list(BACKENDS))}"
+            )
     stems = [target.name for target in profiles]
     for stem in stems:
         if stems.count(stem) > 1:
