@@ -43,6 +43,7 @@ class Filters:
         positions: (channels of the group, filters of this layer a channel), indices along that dimension. The second
             size is 1 but for grouped convolutions and the like, where one channel stands for a filter in every group.
         total: filters of the layer.
+        is_depthwise: each filter reads only the channel that it is tied to: it adds no writer to the group.
     """
 
     layer: str
@@ -50,6 +51,7 @@ class Filters:
     dimension: int
     positions: Indices
     total: int
+    is_depthwise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,11 @@ class ChannelGroup:
     def layers(self) -> tuple[str, ...]:
         """Module paths, in the order the layers run."""
         return tuple(share.layer for share in self.filters)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether several layers write the same channels and the results are added, as in a residual network."""
+        return sum(not share.is_depthwise for share in self.filters) > 1
 
     @property
     def channels(self) -> int:
@@ -120,6 +127,7 @@ class _Layer:
     parameter: str
     dimension: int
     axis: Indices
+    is_depthwise: bool
 
 
 class _Walk:
@@ -194,8 +202,15 @@ class _Walk:
         if key not in self._seen:
             self._seen.add(key)
             name = str(weight.target)
+            shape = self.shapes[weight]
             self.layers.append(
-                _Layer(name=name.removesuffix(".weight"), parameter=name, dimension=dimension, axis=axis)
+                _Layer(
+                    name=name.removesuffix(".weight"),
+                    parameter=name,
+                    dimension=dimension,
+                    axis=axis,
+                    is_depthwise=dimension == 0 and len(shape) > 2 and shape[1] == 1 and _is_grouped(weight),
+                )
             )
 
     def _pin(self, node: Node, why: str) -> None:
@@ -203,6 +218,11 @@ class _Walk:
         for part in axes:
             for axis in part if isinstance(part, tuple) else (part,):
                 self.labels.pin(axis, why)
+
+
+def _is_grouped(weight: Node) -> bool:
+    """Whether a convolution reads this weight in groups; its seventh argument counts them."""
+    return any(len(user.args) > 6 and user.args[6] not in (1, None) for user in weight.users)
 
 
 def _nothing(shape: Any) -> Any:
@@ -241,6 +261,7 @@ def _groups(layers: list[_Layer], classes: Indices, pinned: Indices) -> tuple[Ch
                 dimension=layers[index].dimension,
                 positions=np.array([touched[label][index] for label in members], dtype=np.int64),
                 total=int(layers[index].axis.shape[0]),
+                is_depthwise=layers[index].is_depthwise,
             )
             for index, _ in signature
         )

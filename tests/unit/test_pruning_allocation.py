@@ -65,10 +65,29 @@ def test_zero_padded_stages_share_what_each_layer_keeps() -> None:
 
     kept = allocate(groups, ratio=0.4, channel_multiple=8)
 
-    assert kept["conv"] == 16  # 16 * 0.6 = 9.6, a stream that several layers write: up
-    assert kept["blocks.1.conv2"] == 8  # 32 * 0.6 = 19.2 -> 24, 16 of them settled
-    assert kept["blocks.3.conv2"] == 16  # 64 * 0.6 = 38.4 -> 40, 24 of them settled
-    assert kept["blocks.3.conv1"] == 40  # one layer's own: the nearest
+    assert kept["conv"] == 16  # a stream, half the ratio: 16 * 0.8 = 12.8, up
+    assert kept["blocks.1.conv2"] == 16  # a stream: 32 * 0.8 = 25.6 -> 32, 16 of them settled
+    assert kept["blocks.3.conv2"] == 8  # one layer writes these: 64 * 0.6 = 38.4 -> 40, 32 of them settled
+    assert kept["blocks.3.conv1"] == 40
+
+
+def test_half_the_ratio_is_cut_from_a_stream_and_all_of_it_from_a_depthwise_chain() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.wide = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 64, 1)
+            self.depthwise, self.narrow = nn.Conv2d(64, 64, 3, groups=64, padding=1), nn.Conv2d(64, 32, 1)
+            self.last = nn.Conv2d(32, 5, 1)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = self.stem(x)
+            return self.last(x + self.narrow(self.depthwise(self.wide(x))))
+
+    inputs = (torch.randn(2, *PICTURE),)
+    groups = find_groups(traced(Block().eval(), inputs), inputs).groups
+
+    assert [group.is_stream for group in groups] == [True, False]
+    assert allocate(groups, ratio=0.5, channel_multiple=8) == {"stem": 24, "wide": 32}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -107,8 +126,8 @@ def test_halves_of_a_layer_come_out_even_together() -> None:
     inputs = (torch.randn(2, *PICTURE),)
     groups = find_groups(traced(Halves().eval(), inputs), inputs).groups
 
-    # stem is 12 + 12; its first half, shared with side, is settled first: 12 * 0.7 = 8.4, no multiple of 8 up to 12, so
-    # it stays whole; stem 16.8 -> 16, of which 12 are settled
+    # stem is 12 + 12; its first half, shared with side, is settled first: 12 * 0.85 = 10.2, no multiple of 8 from there
+    # to 12, so it stays whole; stem 16.8 -> 16, of which 12 are settled
     assert allocate(groups, ratio=0.3, channel_multiple=8) == {"stem": 4, "stem#2": 12}
 
 
