@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+from functools import partial
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,9 +62,9 @@ def _loaded_files() -> set[Path]:
 
 
 def _plain_attributes(module: nn.Module) -> str:
-    """Return name=value of attributes that are plain values, or (nested) tuples, lists and dicts of them."""
-    found = {name: value for name, value in vars(module).items() if not name.startswith("_") and _is_plain(value)}
-    return repr(sorted(found.items()))
+    """Return name=value of attributes that are plain values or functions, or (nested) tuples, lists, dicts of them."""
+    named = ((name, value) for name, value in vars(module).items() if not name.startswith("_"))
+    return repr(sorted((name, _plain(value)) for name, value in named if _is_plain(value)))
 
 
 def _is_plain(value: object) -> bool:
@@ -70,4 +72,24 @@ def _is_plain(value: object) -> bool:
         return all(_is_plain(item) for item in value)
     if isinstance(value, dict):
         return all(_is_plain(item) for pair in value.items() for item in pair)
-    return isinstance(value, PLAIN)
+    if isinstance(value, partial):
+        return _is_plain((value.func, value.args, value.keywords))
+    return isinstance(value, (*PLAIN, FunctionType, BuiltinFunctionType))
+
+
+def _plain(value: object) -> object:
+    """Return a plain value with functions, as in `self.activation = F.relu`, replaced by what tells them apart."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return [(_plain(key), _plain(item)) for key, item in value.items()]
+    if isinstance(value, partial):
+        return _plain((value.func, value.args, value.keywords))
+    if isinstance(value, FunctionType):
+        code, captured = value.__code__, inspect.getclosurevars(value).nonlocals
+        constants = [item for item in code.co_consts if isinstance(item, PLAIN)]
+        cells = [(name, getattr(item, "__qualname__", item)) for name, item in captured.items() if _is_plain(item)]
+        return [value.__module__, value.__qualname__, code.co_code, code.co_names, constants, cells]
+    if isinstance(value, BuiltinFunctionType):
+        return [value.__module__, value.__qualname__]
+    return value

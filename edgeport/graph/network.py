@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgeport.errors import ConfigError, StageError, did_you_mean
 from edgeport.graph.fingerprint import network_fingerprint
 from edgeport.graph.quiet import quiet
-from edgeport.store import file_digest
+from edgeport.store import digest, file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,12 +69,14 @@ def load_network(model: str, weights: str | None, *, seed: int) -> Network:
     if weights is not None:
         _load_weights(module, Path(weights))
     module.eval()
-    fingerprint = network_fingerprint(module, folder)
-    return Network(name=model.rpartition(":")[2], module=module, example_inputs=example_inputs, fingerprint=fingerprint)
+    name = model.rpartition(":")[2]
+    # the name too: factories of one file may hand functions to one class, whose weights then come out the same
+    fingerprint = digest(name, network_fingerprint(module, folder))
+    return Network(name=name, module=module, example_inputs=example_inputs, fingerprint=fingerprint)
 
 
 def find_factory(model: str) -> tuple[Callable[[], object], Path | None]:
-    """Return the callable that `module:name` or `file.py:name` names, and the folder of a file.
+    """Return the callable that `module:name` or `file.py:name` names, and the folder that its file or package lies in.
 
     Raises:
         ConfigError: bad form, no such file, module or name.
@@ -83,7 +85,7 @@ def find_factory(model: str) -> tuple[Callable[[], object], Path | None]:
     place, separator, name = model.rpartition(":")
     if not separator or not place or not name:
         raise ConfigError(f"model '{model}' is not module:factory, file.py:factory or a .pt2 file")
-    module, folder = _import_file(Path(place)) if place.endswith(".py") else (_import_module(place), None)
+    module, folder = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     found = getattr(module, name, None)
     if not callable(found):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -110,11 +112,11 @@ def _import_file(path: Path) -> tuple[ModuleType, Path]:
     return module, path.parent
 
 
-def _import_module(name: str) -> ModuleType:
+def _import_module(name: str) -> tuple[ModuleType, Path | None]:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigError(
@@ -123,6 +125,8 @@ def _import_module(name: str) -> ModuleType:
         raise StageError(f"importing '{name}' raised {_told(error, None)}") from error
     except (Exception, SystemExit) as error:  # the user's own code may raise anything; it is told as it is
         raise StageError(f"importing '{name}' raised {_told(error, None)}") from error
+    file = getattr(sys.modules[name.partition(".")[0]], "__file__", None)  # None: built in, or of several folders
+    return module, None if file is None else Path(file).resolve().parent
 
 
 def _call_factory(factory: Callable[[], object], model: str) -> tuple[nn.Module, tuple[torch.Tensor, ...] | None]:
