@@ -17,23 +17,41 @@ class TerminalProgress:
     def __init__(self, console: Console) -> None:
         """Show on `console`, which should write to stderr."""
         self.console = console
+        self._bars: Progress | None = None
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Task]:
-        """Show work of `total` steps while the block runs."""
+        """Show work of `total` steps while the block runs; inside another task's block, one more bar below its own."""
         if not self.console.is_terminal:
             self.console.print(f"{label} ...", highlight=False, markup=False)
             yield _Lines()
             return
+        with self._shown() as bars:
+            bar = _Bar(bars, label, total)
+            try:
+                yield bar
+            finally:
+                bars.remove_task(bar.id)
+
+    @contextmanager
+    def _shown(self) -> Iterator[Progress]:
+        """Give the bars on the screen: a console takes one live display at a time (rich before 14.1)."""
+        if self._bars is not None:
+            yield self._bars
+            return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as bars:
-            yield _Bar(bars, label, total)
+            self._bars = bars
+            try:
+                yield bars
+            finally:
+                self._bars = None
 
     def log(self, message: str) -> None:
         """Show one line."""

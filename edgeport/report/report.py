@@ -55,7 +55,7 @@ class Report:
     def to_json(self) -> str:
         """Return the text of `report.json`."""
         targets: dict[str, object] = {
-            name: {"artifact": result.artifact, "metrics": [dataclasses.asdict(metric) for metric in result.metrics]}
+            name: {"artifact": result.artifact, "metrics": [_figure(metric) for metric in result.metrics]}
             for name, result in self.targets.items()
         }
         targets |= {name: {"artifact": None, "metrics": []} for name in self.failures}
@@ -95,6 +95,11 @@ def read_report(path: Path) -> Report:
         raise ConfigError(f"no report at '{path}' (an output folder of edgeport build, or its report.json)") from error
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ConfigError(f"'{file}' is not a report of edgeport build: {error}") from error
+
+
+def _figure(metric: Metric) -> dict[str, object]:
+    """Return a metric's JSON form; a count is a float too, as it is when it comes back from the store."""
+    return dataclasses.asdict(metric) | {"value": float(metric.value)}
 
 
 def _notes(found: object) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from edgeport.types import Metric, StageRecord, TargetResult
 SHOWN_REASONS = 4  # of what pruning left whole
 INDENT = " " * 12
 MARKS = {"measured": "", "emulated": " e", "modelled": " ~"}
-Figures = Mapping[str, Metric]
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -40,27 +39,24 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _table(report: Report) -> Table:
-    table = Table(title=report.model, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=Text(report.model), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for name in report.targets:
-        table.add_column(name, justify="right", no_wrap=True)
-    figures = {name: {metric.name: metric for metric in result.metrics} for name, result in report.targets.items()}
-    for label, cell in _ROWS:
-        cells = [cell(found) for found in figures.values()]
-        if any(cells):
-            table.add_row(label, *[text or Text("-", style="dim") for text in cells])
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    figures = [{metric.name: metric for metric in result.metrics} for result in report.targets.values()]
+    names = dict.fromkeys([*_ROWS, *(name for found in figures for name in found)])
+    for name in names:
+        if any(name in found for found in figures):
+            table.add_row(_ROWS[name][0] if name in _ROWS else name, *(_cell(found.get(name)) for found in figures))
     return table
 
 
-def _figure(name: str, form: Callable[[float], str]) -> Callable[[Figures], Text | None]:
-    def cell(figures: Figures) -> Text | None:
-        metric = figures.get(name)
-        if metric is None:
-            return None
-        style = {True: "green", False: "red", None: ""}[metric.passed]
-        return Text(f"{form(metric.value)}{MARKS[metric.origin]}", style=style)
-
-    return cell
+def _cell(metric: Metric | None) -> Text:
+    if metric is None:
+        return Text("-", style="dim")
+    value = _ROWS[metric.name][1](metric.value) if metric.name in _ROWS else f"{metric.value:.6g} {metric.unit}"
+    style = {True: "green", False: "red", None: ""}[metric.passed]
+    return Text(f"{value}{MARKS[metric.origin]}", style=style)
 
 
 def _percent(value: float) -> str:
@@ -79,25 +75,41 @@ def _count(value: float) -> str:
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
 
 
-_ROWS: tuple[tuple[str, Callable[[Figures], Text | None]], ...] = (
-    ("top-1, float network that came in", _figure("top1_float", _percent)),
-    ("top-1, float file", _figure("top1@float32", _percent)),
-    ("top-1, shipped file", _figure("top1", _percent)),
-    ("top-1 lost, points", _figure("top1_drop", lambda value: f"{value:.2f}")),
-    ("same answer as float PyTorch", _figure("agreement", _percent)),
-    ("lowest cosine with float PyTorch", _figure("cosine_min", lambda value: f"{value:.4f}")),
-    ("latency p50", _figure("latency_p50_ms", _milliseconds)),
-    ("latency p90", _figure("latency_p90_ms", _milliseconds)),
-    ("latency p50, float file", _figure("latency_float_p50_ms", _milliseconds)),
-    ("speed-up over the float file", _figure("speedup", lambda value: f"{value:.2f} x")),
-    ("size", _figure("size_bytes", _bytes)),
-    ("size, float file", _figure("size_float_bytes", _bytes)),
-    ("compression", _figure("compression", lambda value: f"{value:.2f} x")),
-    ("peak memory of the process", _figure("peak_rss_bytes", _bytes)),
-    ("multiply-adds", _figure("macs", _count)),
-    ("multiply-adds in int8", _figure("macs@int8", _count)),
-    ("bytes moved an inference", _figure("bytes_moved", _bytes)),
-)
+def _points(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _cosine(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f} x"
+
+
+# Figure -> how it is called and written, in the order of the table; any other figure follows under its own name.
+_ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "top1_float": ("top-1, float network that came in", _percent),
+    "top1@float32": ("top-1, float file", _percent),
+    "top1": ("top-1, shipped file", _percent),
+    "top1_drop": ("top-1 lost, points", _points),
+    "agreement": ("same answer as float PyTorch", _percent),
+    "agreement@float32": ("same answer, float file", _percent),
+    "cosine_min": ("lowest cosine with float PyTorch", _cosine),
+    "cosine_min@float32": ("lowest cosine, float file", _cosine),
+    "latency_p50_ms": ("latency p50", _milliseconds),
+    "latency_p90_ms": ("latency p90", _milliseconds),
+    "latency_float_p50_ms": ("latency p50, float file", _milliseconds),
+    "speedup": ("speed-up over the float file", _times),
+    "size_bytes": ("size", _bytes),
+    "size_float_bytes": ("size, float file", _bytes),
+    "compression": ("compression", _times),
+    "peak_rss_bytes": ("peak memory of the process", _bytes),
+    "peak_rss_bytes@float32": ("peak memory, float file", _bytes),
+    "macs": ("multiply-adds", _count),
+    "macs@int8": ("multiply-adds in int8", _count),
+    "bytes_moved": ("bytes moved an inference", _bytes),
+}
 
 
 def _legend(report: Report) -> list[str]:
@@ -170,11 +182,11 @@ def print_comparison(first: Report, second: Report, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("target", "figure", "A", "B", "B / A"):
         table.add_column(column, justify="left" if column in ("target", "figure") else "right")
-    for name in first.targets.keys() & second.targets.keys():
+    for name in (name for name in first.targets if name in second.targets):
         for metric, other in _shared(first.targets[name], second.targets[name]):
             ratio = f"{other.value / metric.value:.3f}" if metric.value else "-"
             cells = [f"{found.value:.6g} {found.unit}{MARKS[found.origin]}" for found in (metric, other)]
-            table.add_row(name, metric.name, *cells, ratio)
+            table.add_row(Text(name), metric.name, *cells, ratio)
     console.print(table)
 
 
