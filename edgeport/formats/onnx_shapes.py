@@ -10,13 +10,15 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
 
     Shapes = dict[str, tuple[tuple[int, ...] | None, int]]
 
 RUNTIME_DOMAIN = "com.microsoft"
 # ONNX Runtime's operator -> (standard operator with the same shape rule, the inputs it takes, whether it gives floats)
-STAND_INS: dict[str, tuple[str, tuple[int, ...], bool]] = {
+STAND_INS: dict[str, tuple[str, Sequence[int], bool]] = {
     "FusedConv": ("Conv", (0, 1), True),
     "FusedGemm": ("Gemm", (0, 1), True),
     "FusedMatMul": ("MatMul", (0, 1), True),
@@ -27,6 +29,7 @@ STAND_INS: dict[str, tuple[str, tuple[int, ...], bool]] = {
     "QLinearMul": ("Mul", (0, 3), False),
     "QLinearAveragePool": ("AveragePool", (0,), False),
     "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,), False),
+    "QLinearConcat": ("Concat", range(2, 1 << 16, 3), False),  # scale, zero point, then three inputs a tensor
     "QLinearLeakyRelu": ("Identity", (0,), False),
     "QLinearSigmoid": ("Identity", (0,), False),
     "QLinearSoftmax": ("Identity", (0,), False),
@@ -87,7 +90,7 @@ def _standard(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     if is_float:
         last = onnx.helper.make_node("Cast", [result], [node.output[0]], to=onnx.TensorProto.FLOAT)
     else:  # eight bits, signed as its data; CastLike takes that type
-        like = node.input[0] if node.op_type != "QuantizeLinear" else node.input[-1]
+        like = factors[0] if node.op_type != "QuantizeLinear" else node.input[-1]
         last = onnx.helper.make_node("CastLike", [result, like], [node.output[0]])
     return [*casts, middle, last]
 

@@ -38,13 +38,16 @@ def export_onnx(
         raise MissingPackageError(
             f"package '{error.name}' is not installed: pip install 'edgeport[onnxruntime]'"
         ) from error
+    names = [spec.name for spec in outputs]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise LoweringError(f"ONNX export: the network returns '{repeated.pop()}' twice; return it once")
     with _quiet():
         try:
             program = torch.onnx.export(
                 exported,
                 dynamo=True,
                 input_names=[spec.name for spec in inputs],
-                output_names=[spec.name for spec in outputs],
+                output_names=names,
                 external_data=False,
                 verbose=False,
             )
