@@ -44,7 +44,7 @@ INTEGER = frozenset(
 )
 ROLES: dict[str, Role] = {
     "QuantizeLinear": "quantize", "DequantizeLinear": "dequantize", "Reshape": "move", "Transpose": "move",
-    "Flatten": "move", "Squeeze": "move", "Unsqueeze": "move", "MaxPool": "move", "Relu": "epilogue",
+    "Flatten": "move", "Squeeze": "move", "Unsqueeze": "move", "MaxPool": "move", "Concat": "join", "Relu": "epilogue",
     "Clip": "epilogue",
 }  # fmt: skip
 

@@ -231,6 +231,8 @@ def _role(node: Any, kind: str, roles: dict[str, Role]) -> Role:
         return "dequantize"
     if kind in MOVES:
         return "move"
+    if kind == "Concat":
+        return "join"
     is_alone = sum(other.get_type_name() != "Constant" for other in before) == 1
     return "epilogue" if kind in EPILOGUES and is_alone else "compute"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # compute: a kernel. quantize, dequantize: folds into the kernels beside it. epilogue: element-wise with at most
 # constants beside its data, folds into the kernel before it. move: changes the shape only, keeps the number format.
-Role = Literal["compute", "quantize", "dequantize", "epilogue", "move"]
+Role = Literal["compute", "quantize", "dequantize", "epilogue", "move", "join"]
 
 BITS = {
     "bool": 8, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16, "float16": 16,
@@ -141,6 +141,10 @@ class _Accounts:
         for name in operator.outputs:
             if operator.role in {"dequantize", "move"} and operator.inputs:
                 self.stored[name] = self._stored(operator.inputs[0])
+            elif operator.role == "join":
+                formats = {self._stored(source) for source in operator.inputs if source not in self.constants}
+                if len(formats) == 1:
+                    self.stored[name] = formats.pop()
             elif operator.role == "quantize":  # FakeQuantize keeps float32 on paper and eight bits in memory
                 plain = signless(self.graph.tensors[name].dtype)
                 self.stored[name] = plain if plain in QUANTIZED else "int8"
