@@ -21,6 +21,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = ("--target", "arm64,intel,cpu")
+TWO_INPUTS = ((3, 12, 12), (5,))  # of the network with two inputs
 SHOWN = "../shared/data"  # how the data folder is written in the page's commands
 NAMES = ("top1_float", "top1", "top1_drop", "agreement", "cosine_min", "speedup", "compression", "macs")
 
@@ -97,14 +98,8 @@ CASES = (
     ),
     Case(
         name="two inputs, two outputs",
-        model="tests/e2e/two_by_two.py:network",
-        options=(
-            *ALL,
-            "--calibrate",
-            "tests/e2e/two_by_two.py:calibrate",
-            "--evaluate",
-            "tests/e2e/two_by_two.py:evaluate",
-        ),
+        model="tests/e2e/e2e_networks.py:two_by_two",
+        options=(*ALL, "--calibrate", "WORK/two-calibrate.npz", "--evaluate", "WORK/two-evaluate.npz"),
         at_least={"cosine_min": 0.95},
         at_most={},
         compression={},
@@ -178,11 +173,13 @@ def rows(found: Mapping[str, Mapping[str, tuple[float, str]]]) -> list[str]:
     return lines
 
 
-def make_anomaly_data(work: Path) -> None:
-    """Write seeded float inputs for the autoencoder, which has no labelled data."""
-    for name, seed, count in (("calibrate", 0, 200), ("evaluate", 1, 400)):
-        values = np.random.default_rng(seed).normal(size=(count, 640)).astype(np.float32)
-        np.savez(work / f"anomaly-{name}.npz", x=values)
+def make_data(work: Path) -> None:
+    """Write seeded float inputs for the networks that have no labelled data."""
+    for use, seed, count in (("calibrate", 0, 200), ("evaluate", 1, 400)):
+        random = np.random.default_rng(seed)
+        np.savez(work / f"anomaly-{use}.npz", x=random.normal(size=(count, 640)).astype(np.float32))
+        pair = [random.normal(size=(count, *shape)).astype(np.float32) for shape in TWO_INPUTS]
+        np.savez(work / f"two-{use}.npz", x0=pair[0], x1=pair[1])
 
 
 def main() -> None:
@@ -202,7 +199,7 @@ def main() -> None:
     latency: dict[str, float] = {}
     with TemporaryDirectory(prefix="edgeport-results-") as folder:
         work = Path(folder)
-        make_anomaly_data(work)
+        make_data(work)
         for case in CASES:
             if arguments.only not in case.name:
                 continue
