@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,14 @@ from edgeport.errors import ConfigError, LimitError
 from edgeport.store import file_digest
 
 SUFFIXES = (".tflite", ".xml", ".onnx")
+
+
+class _File(msgspec.Struct, frozen=True):
+    sha256: str
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    files: dict[str, _File]
 
 
 def artifacts(bundle: Path) -> tuple[Path, ...]:
@@ -33,16 +41,10 @@ def verify_bundle(bundle: Path) -> Iterator[str]:
         ConfigError: no manifest.
         LimitError: a file is missing or changed.
     """
-    try:
-        listed = msgspec.json.decode((bundle / "manifest.json").read_bytes())["files"]
-    except FileNotFoundError as error:
-        raise ConfigError(f"no manifest.json in '{bundle}'") from error
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise ConfigError(f"'{bundle / 'manifest.json'}' is not a manifest of edgeport build: {error}") from error
     damaged = []
-    for name, known in listed.items():
+    for name, known in _listed(bundle).items():
         file = bundle / name
-        state = "missing" if not file.is_file() else "ok" if file_digest(file) == known["sha256"] else "changed"
+        state = "missing" if not file.is_file() else "ok" if file_digest(file) == known.sha256 else "changed"
         yield f"{state:<8} {name}"
         if state != "ok":
             damaged.append(f"{name} is {state}")
@@ -51,6 +53,20 @@ def verify_bundle(bundle: Path) -> Iterator[str]:
     for file in artifacts(bundle):
         timing = bench([file], threads=1, rounds=1)[0]
         yield f"runs     {file.relative_to(bundle)} ({timing.p50_ms:.3f} ms, measured on this machine)"
+
+
+def _listed(bundle: Path) -> Mapping[str, _File]:
+    path = bundle / "manifest.json"
+    try:
+        listed = msgspec.json.decode(path.read_bytes(), type=_Manifest).files
+    except FileNotFoundError as error:
+        raise ConfigError(f"no manifest.json in '{bundle}'") from error
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"'{path}' is not a manifest of edgeport build: {error}") from error
+    for name in listed:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"'{path}' is not a manifest of edgeport build: '{name}' lies outside its folder")
+    return listed
 
 
 def bench_bundle(bundle: Path, *, threads: int) -> Iterator[str]:
