@@ -87,7 +87,7 @@ def compare(data: Path, peers: Path, factory: str, work: Path) -> tuple[Cost, Co
         for path in (calibrate, evaluate)
     ]
     arrays = work / f"{factory}.npz"
-    np.savez(arrays, calib=samples[0], x=samples[1], y=open_dataset(str(evaluate)).labels())
+    np.savez(arrays, calib=samples[0], x=samples[1], y=np.asarray(open_dataset(str(evaluate)).labels()))
     spec = f"{data / 'zoo.py'}:{factory}"
     stock = run(
         [sys.executable, str(peers), "build", "--model", spec, "--data", str(arrays), "--out", str(work / "stock")], {}

@@ -107,21 +107,22 @@ class _Lowering:
         built: dict[str, Built] = {}
         failures: dict[str, str] = {}
         metrics: dict[str, dict[str, object]] = {}
-        start = time.perf_counter()
+        seconds: dict[str, float] = {}
         with self.progress.task("lower", len(self.plan.targets)) as task:
             for target in self.plan.targets:
                 task.note(target.name)
                 try:
                     shipped, floating = self._lower(target)
                     built[target.name] = (shipped, floating)
+                    seconds |= {file.key: file.seconds for file in (shipped, floating)}
                     metrics[target.name] = {**shipped.quality, "notes": _notes(shipped)}
                 except LoweringError as error:
                     failures[target.name] = str(error)
                     metrics[target.name] = {"notes": [str(error)]}
                 task.advance()
-        seconds = time.perf_counter() - start
         options = {"precision": self.plan.precision}
-        return built, failures, StageRecord(name="lower", options=options, seconds=seconds, metrics=metrics)
+        record = StageRecord(name="lower", options=options, seconds=sum(seconds.values()), metrics=metrics)
+        return built, failures, record
 
     def _lower(self, target: TargetProfile) -> Built:
         module = backend(target.backend)
@@ -139,6 +140,11 @@ def _notes(lowered: Lowered) -> list[str]:
     return [*lowered.artifact.notes, *(str(finding) for finding in findings)]  # type: ignore[attr-defined]  # JSON list
 
 
+class _Validated(msgspec.Struct, frozen=True):
+    metrics: tuple[Metric, ...]
+    seconds: float
+
+
 class _Validating:
     """Every target's file on its real runtime; figures are kept in the store like every other result."""
 
@@ -149,21 +155,22 @@ class _Validating:
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
         results: dict[str, TargetResult] = {}
-        start = time.perf_counter()
+        seconds = 0.0
         targets = [target for target in self.plan.targets if target.name in built]
         with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
             inputs = _once(lambda: self._write_inputs(folder))
             for target in targets:
                 task.note(target.name)
-                metrics = self._metrics(target, built[target.name], inputs)
+                found = self._validated(target, built[target.name], inputs)
+                seconds += found.seconds
                 shipped = built[target.name][0]
+                notes = [*_notes(shipped), *self._unused_labels(found.metrics)]
                 results[target.name] = TargetResult(
-                    artifact=artifact_name(target.name, shipped), metrics=metrics, notes=tuple(_notes(shipped))
+                    artifact=artifact_name(target.name, shipped), metrics=found.metrics, notes=tuple(notes)
                 )
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
         figures = {"samples": len(self.samples), "host": platform.machine()}
-        seconds = time.perf_counter() - start
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
@@ -171,9 +178,12 @@ class _Validating:
 
         return write_inputs(self.samples, folder)
 
-    def _metrics(
-        self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]
-    ) -> tuple[Metric, ...]:
+    def _unused_labels(self, metrics: tuple[Metric, ...]) -> list[str]:
+        if not self.samples.has_labels or any(metric.name == "top1" for metric in metrics):
+            return []
+        return ["the labels were not used: no output is (samples, classes) scores"]
+
+    def _validated(self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]) -> _Validated:
         from edgeport.validation.reference import reference, reference_key
         from edgeport.validation.validate import validate
 
@@ -187,6 +197,7 @@ class _Validating:
         )
         folder = self.store.get(key)
         if folder is None:
+            start = time.perf_counter()
             known = reference(self.store, self.chain, self.samples, self.progress)
             metrics = validate(
                 shipped.artifact,
@@ -197,10 +208,11 @@ class _Validating:
                 costs=shipped.costs,
                 max_drop=self.plan.max_drop,
             )
+            found = _Validated(metrics, time.perf_counter() - start)
             with self.store.put(key) as fresh:
-                (fresh / "metrics.json").write_bytes(msgspec.json.encode(metrics))
-            return metrics
-        return msgspec.json.decode((folder / "metrics.json").read_bytes(), type=tuple[Metric, ...])
+                (fresh / "metrics.json").write_bytes(msgspec.json.encode(found))
+            return found
+        return msgspec.json.decode((folder / "metrics.json").read_bytes(), type=_Validated)
 
 
 def _once(make: Callable[[], tuple[Path, ...]]) -> Callable[[], tuple[Path, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,12 +35,14 @@ class Lowered:
         artifact: the file and its notes.
         costs: an operator a row, read from the file.
         quality: `findings` and figures of the graph check (JSON values).
+        seconds: wall seconds that it took when it was made.
     """
 
     key: str
     artifact: Artifact
     costs: tuple[OpCost, ...]
     quality: dict[str, object]
+    seconds: float
 
 
 class _Written(msgspec.Struct, frozen=True):
@@ -50,6 +53,7 @@ class _Written(msgspec.Struct, frozen=True):
     notes: list[str]
     costs: list[OpCost]
     quality: dict[str, object]
+    seconds: float
 
 
 def lower(  # noqa: PLR0913  # keyword-only past the third
@@ -81,6 +85,7 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
     key = digest("lower", profile.backend, precision, scheme, versions, source_key, code_digest())
     folder = store.get(key)
     if folder is None:
+        start = time.perf_counter()
         with store.put(key) as fresh:
             out = fresh / f"model{backend.suffix}"
             if float_file is None:
@@ -88,7 +93,7 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
             else:
                 artifact = backend.lower_int8(graph(), profile, float_file.artifact, out)
             (fresh / BINDINGS).write_text(json.dumps(backend.bindings(graph(), out), indent=1) + "\n")
-            _describe(fresh, artifact)
+            _describe(fresh, artifact, start)
         folder = store.get(key)
         if folder is None:
             raise FileNotFoundError(f"store entry {key} vanished")
@@ -104,10 +109,11 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
         ),
         costs=tuple(written.costs),
         quality=written.quality,
+        seconds=written.seconds,
     )
 
 
-def _describe(folder: Path, artifact: Artifact) -> None:
+def _describe(folder: Path, artifact: Artifact, start: float) -> None:
     reader = import_module(f"edgeport.formats.{format_of(artifact.path)}")
     costs = reader.read_costs(artifact.path)
     executed = reader.executed_operators(artifact.path) if artifact.precision == "int8" else ()
@@ -120,5 +126,6 @@ def _describe(folder: Path, artifact: Artifact) -> None:
         notes=list(artifact.notes),
         costs=list(costs),
         quality=msgspec.to_builtins(quality),
+        seconds=time.perf_counter() - start,
     )
     (folder / ARTIFACT).write_bytes(msgspec.json.encode(written))
