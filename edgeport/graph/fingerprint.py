@@ -37,8 +37,9 @@ def network_fingerprint(network: nn.Module, folder: Path | None) -> str:
         array = value.detach().cpu().contiguous()
         state.update(f"{name}:{array.dtype}{tuple(array.shape)}".encode())
         state.update(array.reshape(-1).view(_bytes()).numpy().data if array.numel() else b"")
-    for source_file in sorted(sources):
-        state.update(source_file.name.encode() + source_file.read_bytes())
+    named = {file.name.encode() + b"\0" + file.read_bytes() for file in sources}
+    for content in sorted(named):  # by content: where the files lie must not decide their order
+        state.update(content)
     return state.hexdigest()
 
 

@@ -52,8 +52,8 @@ def two_by_two() -> nn.Module:
     return TwoByTwo().eval()
 
 
-class Inverse(nn.Module):
-    """Multiplies with the inverse of a matrix that it computes: an operator that no mobile runtime has."""
+class Determinant(nn.Module):
+    """Computes a determinant: ONNX Runtime has an operator for it, TensorFlow Lite has none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class Inverse(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         matrix = self.linear(values).reshape(-1, 4, 4) + 8 * torch.eye(4)
-        inverted: torch.Tensor = torch.linalg.inv(matrix)
-        return inverted.flatten(1)
+        found: torch.Tensor = torch.linalg.det(matrix)
+        return found.unsqueeze(1)
 
 
-def inverse() -> nn.Module:
-    """Return the network with `linalg.inv`."""
-    return Inverse().eval()
+def determinant() -> nn.Module:
+    """Return the network with `linalg.det`."""
+    return Determinant().eval()
 
 
 class Branching(nn.Module):
