@@ -26,7 +26,7 @@ def lowered(folder: Path, *names: str, content: str = "") -> Lowered:
     (folder / "io.json").write_text(f'{{"of": "{folder.name}"}}')
     files = tuple(folder / name for name in names)
     artifact = Artifact(path=files[0], backend="openvino", precision="int8", files=files)
-    return Lowered(key=folder.name, artifact=artifact, costs=(), quality={})
+    return Lowered(key=folder.name, artifact=artifact, costs=(), quality={}, seconds=1.0)
 
 
 def stage(folder: Path, *names: str) -> Path:
