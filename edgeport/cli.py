@@ -119,13 +119,11 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
 
             typer.echo(msgspec.json.format(msgspec.json.encode(plan), indent=1).decode())
             return
-        from rich.console import Console
-
         from edgeport.pipeline import build as run
         from edgeport.report.progress import TerminalProgress
 
         with only_results_on_stdout():
-            report = run(plan, progress=TerminalProgress(Console(stderr=True)))
+            report = run(plan, progress=TerminalProgress(_console(stderr=True)))
         if as_json:
             typer.echo(report.to_json(), nl=False)
             for name, why in report.failures.items():  # without --json the table says it
@@ -251,6 +249,11 @@ def report(folder: Annotated[Path, typer.Argument(help="an output folder or repo
 
 def _stdout() -> Console:
     """Return a console for results; wide where stdout is not a terminal, so that nothing is cut."""
+    return _console(width=None if sys.stdout.isatty() else 160)
+
+
+def _console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Return a console without any styles under `NO_COLOR`; by itself, rich would still print bold."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    return Console(stderr=stderr, width=width, color_system=None if os.environ.get("NO_COLOR") else "auto")

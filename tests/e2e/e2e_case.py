@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -125,6 +124,3 @@ def places_of_this_machine(*more: Path) -> list[bytes]:
     places = {Path.home(), Path(torch.__file__).parent, Path(numpy.__file__).parent, ROOT, Path(sys.prefix), *more}
     texts = {str(place) for place in places if len(place.parts) > 1} | {"site-packages", "dist-packages"}
     return sorted(text.encode() for text in texts)
-
-
-ESCAPE = re.compile(r"\x1b")
