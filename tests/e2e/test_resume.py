@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -81,18 +80,9 @@ def test_rebuild_runs_no_stage_and_gives_the_same_bytes(demo_build: Build, tmp_p
     assert run.code == 0, run.err
     assert files_of(demo_build.store / "entries") == before
     assert re.search(r"^(trace|prune|distill|calibrate|evaluate)", run.err, re.MULTILINE) is None, run.err
-    assert model_files(tmp_path / "out") == model_files(demo_build.output)
-    assert untimed(run.report()) == untimed(demo_build.report())
-
-
-def untimed(report: dict[str, object]) -> dict[str, object]:
-    """Return a report without how long this build's lowering and validation took."""
-    text = json.dumps(report)
-    copy: dict[str, object] = json.loads(text)
-    for stage in copy["stages"]:  # type: ignore[attr-defined]  # JSON
-        if stage["name"] in {"lower", "validate"}:
-            del stage["seconds"]
-    return copy
+    assert files_of(tmp_path / "out") == files_of(
+        demo_build.output
+    )  # the report too: figures are kept, not taken again
 
 
 def test_two_empty_stores_give_the_same_bytes(demo_build: Build, tmp_path: Path) -> None:
