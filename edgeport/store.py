@@ -21,6 +21,7 @@ from edgeport.errors import ConfigError
 
 LARGEST_BYTES = 8 << 30  # past this, entries not used for a day are dropped, oldest first
 KEEP_SECONDS = 24 * 3600
+ABANDONED_SECONDS = 7 * 24 * 3600  # after that, nobody resumes a killed training
 
 
 def digest(*parts: object) -> str:
@@ -141,6 +142,9 @@ class Store:
         now = time.time()
         for left in (self.root / "tmp").glob("*"):
             if not is_running(left.name.split("-")[0]):
+                shutil.rmtree(left, ignore_errors=True)
+        for left in (self.root / "scratch").glob("*"):
+            if now - _modified(left) > ABANDONED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
         entries = sorted((self.root / "entries").glob("*/*"), key=_modified)
         sizes = {entry: _size(entry) for entry in entries}

@@ -304,3 +304,15 @@ def test_place_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert default_root() == tmp_path / "cache" / "edgeport"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_root() == Path.home() / ".cache" / "edgeport"
+
+
+def test_sweep_drops_checkpoints_that_nobody_resumed_for_a_week(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    young, old = store.scratch("young"), store.scratch("old")
+    week_ago = time.time() - 8 * 24 * 3600
+    os.utime(old, (week_ago, week_ago))
+
+    store.sweep()
+
+    assert young.is_dir()
+    assert not old.exists()
