@@ -47,7 +47,7 @@ class Distill:
     epochs: int
     temperature: float = 4.0
     label_weight: float = 0.1
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     warmup: float = 0.1
     batch_size: int = 128
     weight_decay: float = 5e-4
