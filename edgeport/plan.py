@@ -177,7 +177,8 @@ def _check(options: Options) -> None:
         f"--distill {options.distill}: a number of epochs, 0 or more": (options.distill or 0) >= 0,
         f"--max-drop {options.max_drop}: points of top-1, 0 or more": (options.max_drop or 0) >= 0,
         f"--threads {options.threads}: 1 or more": options.threads is None or options.threads >= 1,
-        f"--seed {options.seed}: 0 or more": (options.seed or 0) >= 0,
+        f"--seed {options.seed}: 0 or more, below 2^63": 0 <= (options.seed or 0) < 1 << 63,
+        "--output is empty; name a folder": options.output != "",
         "--precision float16 is not built yet; choose int8 or float32": options.precision != "float16",
         "--distill needs --train DATA": not options.distill or options.train is not None,
         "no data: give --calibrate DATA (int8 ranges) or, with --precision float32, --evaluate DATA": (

@@ -50,6 +50,7 @@ def open_data(plan: Plan, store: Store) -> Data:
     data = Data(calibrate=calibrate if plan.precision == "int8" else None, evaluate=evaluate, train=train)
     for name, other in (("--calibrate", data.calibrate), ("--train", data.train)):
         if other is not None:
+            _check_alike(name, other, evaluate)
             _check_disjoint(store, name, other, evaluate)
     return data
 
@@ -61,6 +62,18 @@ def _hold_out(samples: Dataset) -> tuple[Dataset, Dataset]:
         )
     kept = [index for index in range(len(samples)) if index % HELD_OUT != HELD_OUT - 1]
     return samples.subset(kept), samples.subset(slice(HELD_OUT - 1, None, HELD_OUT))
+
+
+def _check_alike(name: str, other: Dataset, evaluate: Dataset) -> None:
+    if (other.shapes, other.dtypes) != (evaluate.shapes, evaluate.dtypes):
+        raise ConfigError(
+            f"{name} has samples of {_form(other)}, the evaluation of {_form(evaluate)}; one network cannot take both"
+        )
+
+
+def _form(samples: Dataset) -> str:
+    inputs = zip(samples.shapes, samples.dtypes, strict=True)
+    return " and ".join(f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}" for shape, dtype in inputs)
 
 
 def _check_disjoint(store: Store, name: str, other: Dataset, evaluate: Dataset) -> None:

@@ -117,6 +117,16 @@ def test_samples_shared_by_calibration_and_evaluation_are_counted(tmp_path: Path
     refused(run, 2, *words, output=tmp_path / "out")
 
 
+@pytest.mark.parametrize("flag", ["calibrate", "train"])
+def test_samples_of_two_shapes_are_refused(tmp_path: Path, flag: str) -> None:
+    target_or_skip("cpu")
+    for number, name in enumerate(("calibrate", "evaluate", "train")):
+        save(tmp_path / f"{name}.npz", samples(number)[..., :8] if name == flag else samples(number))
+    files = [f"--{name}={name}.npz" for name in ("calibrate", "evaluate", "train")]
+    words = (f"--{flag} has samples of 3x12x8 float32", "the evaluation of 3x12x12 float32")
+    refused(attempt(tmp_path, *files, "--distill=1"), 2, *words, output=tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -127,6 +137,8 @@ def test_samples_shared_by_calibration_and_evaluation_are_counted(tmp_path: Path
         (["--target", "cpu", "--evaluate", "e.npz"], ["int8 needs --calibrate DATA"]),
         (["--target", "cpu", "--calibrate", "c.npz", "--prune", "1.5"], ["--prune 1.5: a share of the filters"]),
         (["--target", "cpu", "--calibrate", "c.npz", "--distill", "2"], ["--distill needs --train DATA"]),
+        (["--target", "cpu", "--calibrate", "c.npz", "--output", ""], ["--output is empty"]),
+        (["--target", "cpu", "--calibrate", "c.npz", "--seed", str(1 << 64)], ["below 2^63"]),
         (["--target", "cpu", "--config", "other.toml"], ["no configuration file 'other.toml'"]),
         (["--target", "cpu", "--prune", "a half"], ["invalid value for '--prune'", "edgeport build --help"]),
         (["--target", "cpu", "--precision", "int4"], ["'--precision'", "int8", "float32"]),

@@ -163,7 +163,7 @@ def test_precision_float32_needs_no_calibration() -> None:
         ({"max_drop": float("nan")}, "--max-drop nan: points of top-1, 0 or more"),
         ({"threads": 0}, "--threads 0: 1 or more"),
         ({"threads": -2}, "--threads -2: 1 or more"),
-        ({"seed": -1}, "--seed -1: 0 or more"),
+        ({"seed": -1}, "--seed -1: 0 or more, below 2^63"),
         ({"precision": "float16"}, "--precision float16 is not built yet; choose int8 or float32"),
         (
             {"calibrate": None},
