@@ -103,7 +103,7 @@ DEMO_OPTIONS = Options(
     calibrate=f"{DEMO_DATA}:calibrate",
     evaluate=f"{DEMO_DATA}:evaluate",
     train=f"{DEMO_DATA}:train",
-    prune=0.3,
+    prune=0.5,
     distill=6,
 )
 

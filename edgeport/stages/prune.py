@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from edgeport.dataset import Dataset
-    from edgeport.pruning.groups import Groups
+    from edgeport.pruning.groups import ChannelGroup, Groups
     from edgeport.stages.context import Context
     from edgeport.types import Model
 
@@ -104,11 +104,15 @@ class Prune:
 
     def _rounded_away(self, groups: Groups, kept: Mapping[str, Sequence[int]]) -> list[str]:
         return [
-            f"left whole: layer '{group.name}' because {group.channels} channels at ratio {self.ratio} round to"
+            f"left whole: layer '{group.name}' because {group.channels} channels at {_rate(group, self.ratio)} round to"
             f" {group.channels} with channel multiple {self.channel_multiple}"
             for group in groups.groups
             if len(kept[group.name]) == group.channels
         ]
+
+
+def _rate(group: ChannelGroup, ratio: float) -> str:
+    return f"half the ratio {ratio}, as a residual stream," if group.is_stream else f"ratio {ratio}"
 
 
 def _recalibrated(module: GraphModule, model: Model, context: Context) -> tuple[GraphModule, dict[str, object]]:

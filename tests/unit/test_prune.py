@@ -62,10 +62,11 @@ def test_widths_are_multiples_and_figures_add_up(resnet: Model) -> None:
     assert metrics["macs_before"] == sum(9 * a * b * size for a, b, size in whole) + 64 * 5
     norms = 2 * sum(b for _, b, _ in convolutions)
     assert metrics["parameters_after"] == sum(9 * a * b for a, b, _ in convolutions) + norms + 40 * 5 + 5
+    whole_stream = "16 channels at half the ratio 0.4, as a residual stream, round to 16 with channel multiple 8"
     assert metrics["left_whole"] == [
         "left whole: layer 'linear' because its channels are a network output",
-        "left whole: layer 'conv' because 16 channels at ratio 0.4 round to 16 with channel multiple 8",
-        "left whole: layer 'blocks.1.conv2' because 16 channels at ratio 0.4 round to 16 with channel multiple 8",
+        f"left whole: layer 'conv' because {whole_stream}",
+        f"left whole: layer 'blocks.1.conv2' because {whole_stream}",
     ]
     for name, value in result.module.named_parameters():
         if name.endswith("weight") and value.dim() == 4:
