@@ -162,6 +162,16 @@ def _calibrate_line(stage: StageRecord) -> str:
     return f"{stage.metrics.get('samples')} samples, {stage.metrics.get('activations')} activations"
 
 
+def _lower_line(stage: StageRecord) -> str:
+    checked = [(name, found) for name, found in stage.metrics.items() if isinstance(found, dict)]
+    return f"\n{INDENT}".join(
+        f"{name}: {found['macs_int8'] / max(1, found['macs_int8'] + found['macs_other']):.0%} of the multiply-adds run"
+        f" in int8, {found['transposes']} transposes"
+        for name, found in checked
+        if "macs_int8" in found
+    )
+
+
 def _number(stage: StageRecord, key: str) -> float:
     value = stage.metrics[key]
     if not isinstance(value, (int, float)):
@@ -174,6 +184,7 @@ _STAGES: Mapping[str, Callable[[StageRecord], str]] = {
     "prune": _prune_line,
     "distill": _distill_line,
     "calibrate": _calibrate_line,
+    "lower": _lower_line,
 }
 
 
