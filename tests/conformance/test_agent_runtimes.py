@@ -307,7 +307,8 @@ def test_a_crash_is_reported_with_its_signal(files: Files) -> None:
 def test_interrupting_the_caller_ends_the_agent(files: Files) -> None:
     with _caller(files.models[".onnx"]) as caller:
         child = _wait(lambda: _children(caller.pid))[0]
-        time.sleep(0.3)  # until the caller waits for it
+        _wait(lambda: b"agent.py" in Path(f"/proc/{child}/cmdline").read_bytes())  # started, no longer a fork
+        time.sleep(1.5)  # until the caller waits for it, also on a busy machine
         caller.send_signal(signal.SIGINT)
         caller.wait(timeout=60)
         _wait(lambda: not Path(f"/proc/{child}").exists())
