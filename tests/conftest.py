@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from edgeport import environment
 
 environment.prepare()  # before torch or a runtime is imported: one thread, no telemetry
+# Started in the background, pytest and what it starts would inherit that Ctrl-C is ignored; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
