@@ -138,7 +138,8 @@ def _trace_line(stage: StageRecord) -> str:
     def shape(key: str) -> str:
         return ", ".join(f"{name} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims, _ in stage.metrics[key])  # type: ignore[attr-defined]  # JSON rows
 
-    return f"{_count(_number(stage, 'parameters'))} parameters, {shape('inputs')} -> {shape('outputs')}"
+    fixed = "; takes batches of one only" if stage.metrics.get("dynamic_batch") is False else ""
+    return f"{_count(_number(stage, 'parameters'))} parameters, {shape('inputs')} -> {shape('outputs')}{fixed}"
 
 
 def _prune_line(stage: StageRecord) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -132,6 +133,12 @@ def test_stages_are_told_in_numbers() -> None:
     assert "layer 'stem' because it is small [really]" in text
     assert "6 epochs of 1200 samples, 12.3 s" in text
     assert "200 samples, 31 activations" in text
+
+
+def test_fixed_batch_is_told() -> None:
+    fixed = replace(TRACE, metrics={**TRACE.metrics, "dynamic_batch": False})
+    assert "output_1 scalar; takes batches of one only" in "\n".join(printed(report((), fixed)))
+    assert "batches of one" not in "\n".join(printed(report((), TRACE)))
 
 
 def test_verdict_comes_with_its_reasons() -> None:
