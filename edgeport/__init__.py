@@ -24,6 +24,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     calibrate: str | None = None,
     evaluate: str | None = None,
     train: str | None = None,
+    tune: str | None = None,
     prune: float | None = None,
     distill: int | None = None,
     precision: Literal["int8", "float16", "float32"] | None = None,
@@ -32,7 +33,8 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     config: str | None = None,
     seed: int | None = None,
     importance: Literal["l1", "l2"] | None = None,
-    calibration: Literal["minmax", "percentile"] | None = None,
+    calibration: Literal["auto", "minmax", "percentile", "entropy", "mse"] | None = None,
+    correction: str | None = None,
     threads: int | None = None,
 ) -> Report:
     """Do what `edgeport build` does and return the report; parameters are the flags, None is the default.
@@ -50,6 +52,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
         calibrate=calibrate,
         evaluate=evaluate,
         train=train,
+        tune=tune,
         prune=prune,
         distill=distill,
         precision=precision,
@@ -58,6 +61,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
         seed=seed,
         importance=importance,
         calibration=calibration,
+        correction=correction,
         threads=threads,
     )
     return run(resolve(flags, config))

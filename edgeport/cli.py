@@ -74,6 +74,9 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
         str | None, typer.Option(help="samples for the verdict (default: a fifth of --calibrate)")
     ] = None,
     train: Annotated[str | None, typer.Option(help="samples for --distill")] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="labelled samples to choose settings on (default: a fifth of --calibrate)")
+    ] = None,
     prune: Annotated[float | None, typer.Option(help="share of filters to cut, 0..1")] = None,
     distill: Annotated[int | None, typer.Option(help="epochs of distillation")] = None,
     precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
@@ -85,7 +88,11 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     seed: Annotated[int | None, typer.Option(help="of everything random (default: 0)")] = None,
     importance: Annotated[Literal["l1", "l2"] | None, typer.Option(help="how filters are ranked (default: l1)")] = None,
     calibration: Annotated[
-        Literal["minmax", "percentile"] | None, typer.Option(help="how ranges are made of statistics (default: minmax)")
+        Literal["auto", "minmax", "percentile", "entropy", "mse"] | None,
+        typer.Option(help="how ranges are made of statistics (default: auto)"),
+    ] = None,
+    correction: Annotated[
+        str | None, typer.Option(help="of weights: auto, none, or some of equalize,bias,adaround (default: auto)")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="for this build's own computing (default: 1)")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved plan and stop")] = False,
@@ -103,6 +110,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             calibrate=calibrate,
             evaluate=evaluate,
             train=train,
+            tune=tune,
             prune=prune,
             distill=distill,
             precision=precision,
@@ -111,6 +119,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             seed=seed,
             importance=importance,
             calibration=calibration,
+            correction=correction,
             threads=threads,
         )
         plan = resolve(flags, config)

@@ -14,6 +14,11 @@ from edgeport.backends import NAMES as BACKENDS
 from edgeport.errors import ConfigError, did_you_mean
 from edgeport.profile import TargetProfile
 
+Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
+
+Correction = Literal["equalize", "bias", "adaround"]
+CORRECTIONS: tuple[Correction, ...] = ("equalize", "bias", "adaround")  # in the order they are made
+
 DEMO = "edgeport.demo.net:digits"
 DEMO_DATA = Path(__file__).resolve().parent / "demo" / "data.py"
 
@@ -28,6 +33,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         calibrate: samples for activation ranges.
         evaluate: samples for the verdict.
         train: samples for distillation.
+        tune: labelled samples on which choices are made (corrections, layers of higher precision).
         prune: share of filters to cut, 0..1.
         distill: epochs of distillation.
         precision: number format of the shipped file.
@@ -36,6 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         seed: of everything random.
         importance: how filters are ranked.
         calibration: how ranges are made of activation statistics.
+        correction: weight corrections before rounding: `auto`, `none`, or some of `equalize`, `bias`, `adaround`.
         threads: for this build's own computing.
     """
 
@@ -45,6 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     calibrate: str | None = None
     evaluate: str | None = None
     train: str | None = None
+    tune: str | None = None
     prune: float | None = None
     distill: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
@@ -52,7 +60,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     output: str | None = None
     seed: int | None = None
     importance: Literal["l1", "l2"] | None = None
-    calibration: Literal["minmax", "percentile"] | None = None
+    calibration: Method | None = None
+    correction: str | None = None
     threads: int | None = None
 
 
@@ -64,6 +73,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         targets: the profiles, in the order they were named.
         evaluation: where the evaluation samples come from, in words.
+        corrections: `auto`, or the weight corrections to make, in order.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
 
@@ -74,6 +84,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     evaluate: str | None
     evaluation: str
     train: str | None
+    tune: str | None
     prune: float
     distill: int
     precision: Literal["int8", "float32"]
@@ -81,7 +92,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     seed: int
     importance: Literal["l1", "l2"]
-    calibration: Literal["minmax", "percentile"]
+    calibration: Method
+    corrections: Literal["auto"] | tuple[Correction, ...]
     threads: int
     channel_multiple: int
 
@@ -93,7 +105,8 @@ DEFAULTS = Options(
     output="edgeport-out",
     seed=0,
     importance="l1",
-    calibration="minmax",
+    calibration="auto",
+    correction="auto",
     threads=1,
 )
 
@@ -133,6 +146,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         evaluate=options.evaluate,
         evaluation=_evaluation(options),
         train=options.train,
+        tune=options.tune,
         prune=float(options.prune or 0),
         distill=int(options.distill or 0),
         precision="int8" if options.precision == "int8" else "float32",
@@ -140,7 +154,8 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         output=str(options.output),
         seed=int(options.seed or 0),
         importance=options.importance or "l1",
-        calibration=options.calibration or "minmax",
+        calibration=options.calibration or "auto",
+        corrections=_corrections(options.correction or "auto"),
         threads=int(options.threads or 1),
         channel_multiple=math.lcm(*(target.channel_multiple for target in targets)),
     )
@@ -197,6 +212,17 @@ def _evaluation(options: Options) -> str:
     if options.evaluate is not None:
         return options.evaluate
     return "every fifth sample of --calibrate, held out"
+
+
+def _corrections(text: str) -> Literal["auto"] | tuple[Correction, ...]:
+    if text == "auto":
+        return "auto"
+    names = [] if text == "none" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in CORRECTIONS:
+            known = ["auto", "none", *CORRECTIONS]
+            raise ConfigError(f"unknown --correction '{name}'; known: {', '.join(known)}{did_you_mean(name, known)}")
+    return tuple(name for name in CORRECTIONS if name in names)
 
 
 def _targets(names: str) -> tuple[TargetProfile, ...]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
+    from edgeport.quant.scheme import Scheme
     from edgeport.types import Artifact
 
 NAMES = ("onnxruntime", "openvino", "tflite")
@@ -36,7 +37,7 @@ class Backend(Protocol):
         """
         ...
 
-    def lower_int8(self, graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+    def lower_int8(self, graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
         """Write the statically quantized file to `out`, with the ranges of `graph`; same errors."""
         ...
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
+    from edgeport.quant.scheme import Scheme
 
 suffix = ".onnx"
 packages = ("onnx", "onnxscript", "onnxruntime")
@@ -38,7 +39,7 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
     return Artifact(path=out, backend="onnxruntime", precision="float32", files=(out,))
 
 
-def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
     """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
 
     Raises:
@@ -46,8 +47,8 @@ def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, 
         LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
     """
     refuse_random(graph)
-    model, notes = quantize(OnnxGraph.from_float_graph(graph), weight_bits=profile.int8.weight_bits)
-    if profile.int8.io == "int8":
+    model, notes = quantize(OnnxGraph.from_float_graph(graph), scheme)
+    if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     _save(model, out)
     return Artifact(path=out, backend="onnxruntime", precision="int8", files=(out,), notes=notes)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
+    from edgeport.quant.scheme import Scheme
 
 suffix = ".xml"
 packages = ("onnx", "onnxscript", "openvino")
@@ -39,7 +40,7 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
     return Artifact(path=out, backend="openvino", precision="float32", files=files)
 
 
-def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
     """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
 
     Raises:
@@ -49,8 +50,9 @@ def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, 
     model = _read(graph)
     from edgeport.quant.openvino_quantize import quantize
 
-    notes = quantize(model, value_ranges(graph), weight_bits=profile.int8.weight_bits)
-    if profile.int8.io == "int8":
+    raised = {name for name, key in graph.provenance.items() if key in scheme.raised}
+    notes = quantize(model, value_ranges(graph), weight_bits=scheme.weight_bits, raised=raised)
+    if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     files = _save(model, graph, out)
     return Artifact(path=out, backend="openvino", precision="int8", files=files, notes=notes)

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
+    from edgeport.quant.scheme import Scheme
     from edgeport.quant.tflite_file import Op
 
 suffix = ".tflite"
 packages = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter")
+
+UNRANGED, RAISED = "their ranges are not known", "int8 is too coarse for them"
 
 
 def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
@@ -39,7 +42,7 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
     return Artifact(path=out, backend="tflite", precision="float32", files=(out,))
 
 
-def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, out: Path) -> Artifact:
+def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
     """Write the int8 file to `out`: activations with the ranges of `graph`, weights with a scale an output channel.
 
     Operators without a known range, and those that ai-edge-quantizer has no integer form for, stay in float32. The
@@ -52,7 +55,7 @@ def lower_int8(graph: FloatGraph, profile: TargetProfile, float_file: Artifact, 
     if not graph.ranges:
         raise LoweringError("tflite: int8 needs a calibrated network")
     try:
-        content, notes = _quantize(graph, profile, float_file.path.read_bytes())
+        content, notes = _quantize(graph, scheme, float_file.path.read_bytes())
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     out.write_bytes(content)
@@ -94,11 +97,11 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
     return result
 
 
-def _quantize(graph: FloatGraph, profile: TargetProfile, content: bytes) -> tuple[bytes, tuple[str, ...]]:
+def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes, tuple[str, ...]]:
     """Return the int8 file of a float file and what there is to say about it."""
     from edgeport.quant.tflite_file import read, silenced, write
     from edgeport.quant.tflite_match import match_tensors
-    from edgeport.quant.tflite_ranges import calibration_result, tensor_ranges, unranged_operators
+    from edgeport.quant.tflite_ranges import calibration_result, layer_operators, tensor_ranges, unranged_operators
     from edgeport.quant.tflite_weights import saturated_biases, weight_ranges
 
     model = read(content)
@@ -106,9 +109,10 @@ def _quantize(graph: FloatGraph, profile: TargetProfile, content: bytes) -> tupl
         from ai_edge_quantizer import quantizer  # type: ignore[import-untyped]  # ships no types
 
         ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
-        weights = weight_ranges(model, ranges, weight_bits=profile.int8.weight_bits)
+        weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits)
         unranged = unranged_operators(model, ranges)
-        recipe = _recipe(model, unranged, has_float_io=profile.int8.io == "float")
+        raised = layer_operators(model, scheme.raised)
+        recipe = _recipe(model, [*unranged, *raised], has_float_io=scheme.io == "float")
         try:
             result = quantizer.Quantizer(content, recipe).quantize(
                 calibration_result(model, ranges) | dict(weights.result),
@@ -119,7 +123,7 @@ def _quantize(graph: FloatGraph, profile: TargetProfile, content: bytes) -> tupl
             raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
     quantized = read(bytes(result.quantized_model))
     notes = [
-        *_float_notes(quantized, {model.subgraphs[0].tensors[op.outputs[0]].name.decode() for op in unranged}),
+        *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: raised})),
         *_widened_notes(weights.widened),
         *(
             f"{count} biases of '{name}' exceed int32 and were clipped"
@@ -149,7 +153,12 @@ def _recipe(model: Any, in_float: Sequence[Op], *, has_float_io: bool) -> list[d
     return result
 
 
-def _float_notes(model: Any, unranged: set[str]) -> list[str]:
+def _reasons(model: Any, found: Mapping[str, Sequence[Op]]) -> dict[str, str]:
+    """Return name of an operator's result -> why it stays in float32."""
+    return {model.subgraphs[0].tensors[op.outputs[0]].name.decode(): why for why, ops in found.items() for op in ops}
+
+
+def _float_notes(model: Any, reasons: Mapping[str, str]) -> list[str]:
     """Name the operators of a quantized file that compute in float32."""
     from edgeport.quant.tflite_file import is_float, operators, tensor_name
 
@@ -158,7 +167,7 @@ def _float_notes(model: Any, unranged: set[str]) -> list[str]:
         if op.kind in ("QUANTIZE", "DEQUANTIZE") or not any(is_float(model, index) for index in op.outputs):
             continue
         name = tensor_name(model, op.outputs[0])
-        reason = "their ranges are not known" if name in unranged else "they have no integer form"
+        reason = reasons.get(name, "they have no integer form")
         left.setdefault(reason, []).append((op.kind, name))
     return [
         f"{len(found)} operators stay in float32, {reason}: "

@@ -44,9 +44,11 @@ class Executor:
         self.module = _pack(module, example_inputs)
 
     def run(
-        self, inputs: Sequence[torch.Tensor], observe: Callable[[str, torch.Tensor], None] | None = None
+        self, inputs: Sequence[torch.Tensor], observe: Callable[[str, torch.Tensor], torch.Tensor | None] | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Return the outputs of one batch; `observe` sees each input and activation with its provenance key.
+
+        Where it returns a tensor, that takes the activation's place.
 
         An activation that was fused into the convolution before it is seen under the activation's key, and the
         convolution's own output is not seen: no runtime materialises it either.
@@ -78,7 +80,10 @@ class _Watching(Interpreter):
     """Runs node by node and shows every result to an observer."""
 
     def __init__(
-        self, module: GraphModule, keys: dict[str, str], observe: Callable[[str, torch.Tensor], None] | None
+        self,
+        module: GraphModule,
+        keys: dict[str, str],
+        observe: Callable[[str, torch.Tensor], torch.Tensor | None] | None,
     ) -> None:
         super().__init__(module)
         self.keys = keys
@@ -87,7 +92,8 @@ class _Watching(Interpreter):
     def run_node(self, n: Node) -> Any:  # fx's own signature
         result = super().run_node(n)
         if self.observe is not None and isinstance(result, torch.Tensor) and n.name in self.keys:
-            self.observe(self.keys[n.name], result)
+            replaced = self.observe(self.keys[n.name], result)
+            return result if replaced is None else replaced
         return result
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-Method = Literal["minmax", "percentile"]
-METHODS: tuple[Method, ...] = ("minmax", "percentile")
+Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
+METHODS: tuple[Method, ...] = ("auto", "minmax", "percentile", "entropy", "mse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Calibration:
     def load(cls, path: Path) -> Calibration:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
-            method: Method = "percentile" if str(data["method"]) == "percentile" else "minmax"
+            method = next(method for method in METHODS if method == str(data["method"]))
             statistics = {
                 str(key): Statistics(low=float(low), high=float(high), span=float(span), counts=counts)
                 for key, (low, high, span), counts in zip(data["keys"], data["ends"], data["counts"], strict=True)

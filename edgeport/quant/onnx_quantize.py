@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeport.quant.affine import Affine, WeightBits, asymmetric, integer_bias, symmetric_weight
+from edgeport.quant.affine import Affine, asymmetric, integer_bias, symmetric_weight
 from edgeport.quant.onnx_linear import linear_as_gemm
 from edgeport.quant.onnx_placement import (
     NOTHING_QUANTIZED,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from edgeport.quant.scheme import Scheme
+
 MOVES_VALUES = (
     "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split", "Gather", "MaxPool", "Pad",
     "Resize",
@@ -36,9 +38,9 @@ COMPUTES = ("Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "Sigmoid
 CLIPS = ("Relu", "Clip")
 
 
-def quantize(graph: OnnxGraph, *, weight_bits: WeightBits) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def quantize(graph: OnnxGraph, scheme: Scheme) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the int8 form and notes: what stayed in float32, which scales were widened."""
-    rewriter = _Rewriter(linear_as_gemm(graph), weight_bits)
+    rewriter = _Rewriter(linear_as_gemm(graph), scheme)
     for node in rewriter.graph.model.graph.node:
         rewriter.rewrite(node)
     if not rewriter.weighted:
@@ -53,9 +55,8 @@ class _Rewriter:
     Graph node names hold no colon, so nothing clashes.
     """
 
-    def __init__(self, graph: OnnxGraph, weight_bits: WeightBits) -> None:
-        self.graph = graph
-        self.weight_bits: WeightBits = weight_bits
+    def __init__(self, graph: OnnxGraph, scheme: Scheme) -> None:
+        self.graph, self.scheme = graph, scheme
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -176,6 +177,8 @@ class _Rewriter:
 
     def _weighted(self, node: onnx.NodeProto) -> bool:
         axis = _weight_axis(node, self.graph.constants)
+        if self.graph.provenance.get(node.output[0]) in self.scheme.raised:
+            return False
         result = self._result(node)
         if axis is None or not self._can_be_integer(node.input[0]) or (node.op_type == "Conv" and result[1] is None):
             return False
@@ -186,7 +189,7 @@ class _Rewriter:
         integers = symmetric_weight(
             weight,
             axis=axis,
-            bits=8 if node.op_type == "Conv" and is_depthwise(weight.shape, groups) else self.weight_bits,
+            bits=8 if node.op_type == "Conv" and is_depthwise(weight.shape, groups) else self.scheme.weight_bits,
             bias=bias,
             input_scale=input_scale,
         )

@@ -15,7 +15,7 @@ from edgeport.quant.affine import WeightBits, asymmetric, symmetric_weight
 from edgeport.quant.onnx_placement import NOTHING_QUANTIZED, Range, is_depthwise, left_in_float
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from openvino import Model, Node, Output
 
@@ -28,13 +28,16 @@ CLIPS = ("Relu", "Clamp")
 Key = tuple[str, int]
 
 
-def quantize(model: Model, ranges: Mapping[str, Range], *, weight_bits: WeightBits) -> tuple[str, ...]:
+def quantize(
+    model: Model, ranges: Mapping[str, Range], *, weight_bits: WeightBits, raised: Collection[str] = ()
+) -> tuple[str, ...]:
     """Quantize a float model in place and return notes: what stayed in float32.
 
     Args:
         model: constants folded; tensor names are the keys of `ranges`.
         ranges: calibrated (low, high) of activations.
         weight_bits: 8 or 7; depthwise convolutions keep 8, their kernels never add pairs of products.
+        raised: names of layers that stay in float32.
     """
     placement = _Placement(ranges)
     in_float: list[str] = []
@@ -43,7 +46,8 @@ def quantize(model: Model, ranges: Mapping[str, Range], *, weight_bits: WeightBi
         if node.get_type_name() not in WEIGHTED:
             continue
         axis = _weight_axis(node)
-        if axis is not None and placement.place(node.input_value(0)):
+        is_raised = node.get_friendly_name().partition("/")[0] in raised
+        if axis is not None and not is_raised and placement.place(node.input_value(0)):
             weighted.append((node, axis))
         else:
             in_float.append(node.get_type_name())

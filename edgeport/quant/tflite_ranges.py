@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeport.quant.tflite_file import MAIN, Op, constant, is_float, operators
+from edgeport.quant.tflite_file import MAIN, Op, constant, is_float, operators, tensor_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 Range = tuple[float, float]
 
@@ -80,6 +80,15 @@ def unranged_operators(model: Any, ranges: Mapping[int, Range]) -> list[Op]:
             for index in (*op.inputs, *op.outputs)
         )
     ]
+
+
+def layer_operators(model: Any, keys: Collection[str]) -> list[Op]:
+    """Return the operators of these layers (provenance keys; the layer's weights are named `KEY;1` in our files)."""
+    return [op for op in operators(model) if any(_layer_key(model, index) in keys for index in op.inputs)]
+
+
+def _layer_key(model: Any, index: int) -> str:
+    return tensor_name(model, index).partition(";")[0] if index >= 0 and constant(model, index) is not None else ""
 
 
 def calibration_result(model: Any, ranges: Mapping[int, Range]) -> dict[str, dict[str, np.ndarray]]:

@@ -174,6 +174,7 @@ class Chain:
             teacher=self.teacher(),
             calibrate=self.data.calibrate,
             train=self.data.train,
+            tune=self.data.tune,
             progress=self.progress,
         )
         versions = tensor_versions(before)

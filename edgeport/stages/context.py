@@ -65,6 +65,7 @@ class Context:
         teacher: the traced float network as it came in.
         calibrate: calibration samples.
         train: training samples.
+        tune: samples on which choices are made; None: there are none.
         progress: where to show progress.
     """
 
@@ -74,4 +75,5 @@ class Context:
     teacher: Model | None = None
     calibrate: Dataset | None = None
     train: Dataset | None = None
+    tune: Dataset | None = None
     progress: Progress = field(default=SILENT)

@@ -12,7 +12,8 @@ from edgeport.store import Store, digest
 if TYPE_CHECKING:
     from edgeport.plan import Plan
 
-HELD_OUT = 5  # without --evaluate, every fifth calibration sample is kept for evaluation
+HELD_OUT = 5  # without --evaluate (--tune), every fifth calibration sample is kept for it
+FEWEST_TO_SPLIT = 10  # calibration samples; of fewer, none is kept for tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +23,11 @@ class Data:
     calibrate: Dataset | None
     evaluate: Dataset
     train: Dataset | None
+    tune: Dataset | None = None
 
     def digests(self) -> dict[str, dict[str, object]]:
         """Return use -> name, size and digest, for the manifest."""
-        used = {"calibrate": self.calibrate, "evaluate": self.evaluate, "train": self.train}
+        used = {"calibrate": self.calibrate, "evaluate": self.evaluate, "train": self.train, "tune": self.tune}
         return {
             use: {"name": data.name, "samples": len(data), "digest": data.digest}
             for use, data in used.items()
@@ -37,7 +39,7 @@ def open_data(plan: Plan, store: Store) -> Data:
     """Open the plan's data.
 
     Raises:
-        ConfigError: something cannot be read, or evaluation samples are also used for calibration or training.
+        ConfigError: something cannot be read, or a sample has two uses of calibration, tuning, training and evaluation.
     """
     calibrate = open_dataset(plan.calibrate) if plan.calibrate is not None else None
     train = open_dataset(plan.train) if plan.distill and plan.train is not None else None
@@ -47,11 +49,19 @@ def open_data(plan: Plan, store: Store) -> Data:
         raise ConfigError("no --evaluate DATA")
     else:
         calibrate, evaluate = _hold_out(calibrate)
-    data = Data(calibrate=calibrate if plan.precision == "int8" else None, evaluate=evaluate, train=train)
-    for name, other in (("--calibrate", data.calibrate), ("--train", data.train)):
+    calibrate = calibrate if plan.precision == "int8" else None
+    tune = None
+    if calibrate is not None and plan.tune is not None:
+        tune = open_dataset(plan.tune)
+        _check_alike("--calibrate", calibrate, "--tune", tune)
+        _check_disjoint(store, "--calibrate", calibrate, "--tune", tune)
+    elif calibrate is not None and len(calibrate) >= FEWEST_TO_SPLIT:
+        calibrate, tune = _hold_out(calibrate)
+    data = Data(calibrate=calibrate, evaluate=evaluate, train=train, tune=tune)
+    for name, other in (("--calibrate", data.calibrate), ("--train", data.train), ("--tune", data.tune)):
         if other is not None:
-            _check_alike(name, other, evaluate)
-            _check_disjoint(store, name, other, evaluate)
+            _check_alike(name, other, "--evaluate", evaluate)
+            _check_disjoint(store, name, other, "--evaluate", evaluate)
     return data
 
 
@@ -64,10 +74,10 @@ def _hold_out(samples: Dataset) -> tuple[Dataset, Dataset]:
     return samples.subset(kept), samples.subset(slice(HELD_OUT - 1, None, HELD_OUT))
 
 
-def _check_alike(name: str, other: Dataset, evaluate: Dataset) -> None:
-    if (other.shapes, other.dtypes) != (evaluate.shapes, evaluate.dtypes):
+def _check_alike(name: str, first: Dataset, other_name: str, second: Dataset) -> None:
+    if (first.shapes, first.dtypes) != (second.shapes, second.dtypes):
         raise ConfigError(
-            f"{name} has samples of {_form(other)}, the evaluation of {_form(evaluate)}; one network cannot take both"
+            f"{name} has samples of {_form(first)}, {other_name} of {_form(second)}; one network cannot take both"
         )
 
 
@@ -76,9 +86,9 @@ def _form(samples: Dataset) -> str:
     return " and ".join(f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}" for shape, dtype in inputs)
 
 
-def _check_disjoint(store: Store, name: str, other: Dataset, evaluate: Dataset) -> None:
-    key = digest("disjoint", other.digest, evaluate.digest)
+def _check_disjoint(store: Store, name: str, first: Dataset, other_name: str, second: Dataset) -> None:
+    key = digest("disjoint", first.digest, second.digest)
     if store.get(key) is None:
-        check_overlap(other, evaluate, names=(name, "--evaluate"))
+        check_overlap(first, second, names=(name, other_name))
         with store.put(key) as folder:
             (folder / "disjoint").touch()

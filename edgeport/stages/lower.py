@@ -15,6 +15,7 @@ import msgspec
 from edgeport.formats import format_of
 from edgeport.formats.quality import check_quality
 from edgeport.manifest import code_digest, package_versions
+from edgeport.quant.scheme import Scheme
 from edgeport.store import Store, digest
 from edgeport.types import Artifact, OpCost, Precision
 
@@ -64,6 +65,7 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
     *,
     source_key: str,
     float_file: Lowered | None = None,
+    scheme: Scheme | None = None,
 ) -> Lowered:
     """Return the float file, or with `float_file` the int8 file made beside it, from the store where it is.
 
@@ -74,15 +76,17 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
         graph: gives the network; called only when the file has to be written.
         source_key: key of the network (float) or of its calibration (int8).
         float_file: the float file; None: write that.
+        scheme: how the int8 file is written; None: as the target asks.
 
     Raises:
         LoweringError: an operator cannot be expressed.
         MissingPackageError: the backend's tools are not installed.
     """
     precision: Precision = "float32" if float_file is None else "int8"
-    scheme = None if float_file is None else msgspec.to_builtins(profile.int8)
+    scheme = scheme or Scheme.of(profile)
+    chosen = None if float_file is None else msgspec.to_builtins(scheme)
     versions = package_versions(backend.packages)
-    key = digest("lower", profile.backend, precision, scheme, versions, source_key, code_digest())
+    key = digest("lower", profile.backend, precision, chosen, versions, source_key, code_digest())
     folder = store.get(key)
     if folder is None:
         start = time.perf_counter()
@@ -91,7 +95,7 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
             if float_file is None:
                 artifact = backend.lower_float(graph(), profile, out)
             else:
-                artifact = backend.lower_int8(graph(), profile, float_file.artifact, out)
+                artifact = backend.lower_int8(graph(), scheme, float_file.artifact, out)
             (fresh / BINDINGS).write_text(json.dumps(backend.bindings(graph(), out), indent=1) + "\n")
             _describe(fresh, artifact, start)
         folder = store.get(key)

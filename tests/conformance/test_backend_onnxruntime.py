@@ -13,6 +13,7 @@ from lowering_case import LOWERABLE, SAMPLES, WITH_LAYERS, float_graph, profile,
 from edgeport.backends import onnxruntime as backend
 from edgeport.errors import LoweringError
 from edgeport.quant.onnx_placement import NOTHING_QUANTIZED
+from edgeport.quant.scheme import Scheme
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ LAYER_KINDS = {
 def lowered(name: str, folder: Path, *, weight_bits: int = 8) -> tuple[Artifact, Artifact]:
     graph, target = float_graph(name), profile("onnxruntime", weight_bits=weight_bits)
     float_file = backend.lower_float(graph, target, folder / f"{name}-float.onnx")
-    return float_file, backend.lower_int8(graph, target, float_file, folder / f"{name}-{weight_bits}.onnx")
+    return float_file, backend.lower_int8(graph, Scheme.of(target), float_file, folder / f"{name}-{weight_bits}.onnx")
 
 
 def optimized(path: Path) -> onnx.ModelProto:
@@ -165,7 +166,7 @@ def test_integer_file_edges_are_refused_in_words(tmp_path: Path) -> None:
 
     target = changed(profile("onnxruntime"), int8=Int8Scheme(io="int8"))
     float_file, _ = lowered("linear_only", tmp_path)
-    artifact = backend.lower_int8(float_graph("linear_only"), target, float_file, tmp_path / "io.onnx")
+    artifact = backend.lower_int8(float_graph("linear_only"), Scheme.of(target), float_file, tmp_path / "io.onnx")
     assert artifact.notes == ("inputs and outputs stay float32: only the tflite backend has integer ones",)
 
 

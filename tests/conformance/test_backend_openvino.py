@@ -16,6 +16,7 @@ from lowering_case import LOWERABLE, SAMPLES, WITH_LAYERS, float_graph, profile,
 from edgeport.backends import openvino as backend
 from edgeport.errors import LoweringError
 from edgeport.quant.onnx_placement import NOTHING_QUANTIZED
+from edgeport.quant.scheme import Scheme
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ numpy.savez(sys.argv[3], output=numpy.concatenate(outputs), kernels=sorted(kerne
 def lowered(name: str, folder: Path, *, weight_bits: int = 8) -> tuple[Artifact, Artifact]:
     graph, target = float_graph(name), profile("openvino", weight_bits=weight_bits)
     float_file = backend.lower_float(graph, target, folder / f"{name}-float.xml")
-    return float_file, backend.lower_int8(graph, target, float_file, folder / f"{name}-{weight_bits}.xml")
+    return float_file, backend.lower_int8(graph, Scheme.of(target), float_file, folder / f"{name}-{weight_bits}.xml")
 
 
 def compiled(path: Path) -> Any:

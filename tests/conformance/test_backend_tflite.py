@@ -24,6 +24,7 @@ pytest.importorskip("litert_converter", reason="needs pip install 'edgeport[tfli
 from edgeport.backends import tflite  # after the skip
 from edgeport.errors import LoweringError
 from edgeport.profile import Int8Scheme, TargetProfile
+from edgeport.quant.scheme import Scheme
 from edgeport.quant.tflite_file import constant, is_float, operators, read, tensor_name
 
 PROFILE = TargetProfile(name="test", description="test", backend="tflite", isa="any")
@@ -126,7 +127,7 @@ class Lowered:
 def lower(module: Any, shapes: list[tuple[int, ...]], folder: Path) -> Lowered:
     graph = graph_of(module, shapes, folder)
     float_file = tflite.lower_float(graph, PROFILE, folder / "float.tflite")
-    return Lowered(graph, float_file, tflite.lower_int8(graph, PROFILE, float_file, folder / "int8.tflite"))
+    return Lowered(graph, float_file, tflite.lower_int8(graph, Scheme.of(PROFILE), float_file, folder / "int8.tflite"))
 
 
 def lower_two_way(folder: Path) -> Lowered:
@@ -272,7 +273,7 @@ def test_weights_have_a_scale_an_output_channel(two_way: Lowered) -> None:
 
 def test_seven_bits_keep_weights_within_63(two_way: Lowered, tmp_path: Path) -> None:
     profile = msgspec.structs.replace(PROFILE, int8=Int8Scheme(weight_bits=7))
-    artifact = tflite.lower_int8(two_way.graph, profile, two_way.float_file, tmp_path / "seven.tflite")
+    artifact = tflite.lower_int8(two_way.graph, Scheme.of(profile), two_way.float_file, tmp_path / "seven.tflite")
     model = read(artifact.path.read_bytes())
     for op in operators(model):
         if op.kind in ("CONV_2D", "FULLY_CONNECTED"):
@@ -283,7 +284,7 @@ def test_seven_bits_keep_weights_within_63(two_way: Lowered, tmp_path: Path) -> 
 
 def test_int8_io_has_no_float_tensor(two_way: Lowered, tmp_path: Path) -> None:
     profile = msgspec.structs.replace(PROFILE, int8=Int8Scheme(io="int8"))
-    artifact = tflite.lower_int8(two_way.graph, profile, two_way.float_file, tmp_path / "io.tflite")
+    artifact = tflite.lower_int8(two_way.graph, Scheme.of(profile), two_way.float_file, tmp_path / "io.tflite")
     model = read(artifact.path.read_bytes())
     assert not set(kinds(model)) & set(EDGES)
     assert not any(is_float(model, index) for index in range(len(model.subgraphs[0].tensors)))
@@ -330,7 +331,7 @@ def test_lowering_twice_gives_the_same_bytes_and_silence(
     two_way: Lowered, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     float_file = tflite.lower_float(two_way.graph, PROFILE, tmp_path / "float.tflite")
-    int8_file = tflite.lower_int8(two_way.graph, PROFILE, float_file, tmp_path / "int8.tflite")
+    int8_file = tflite.lower_int8(two_way.graph, Scheme.of(PROFILE), float_file, tmp_path / "int8.tflite")
     assert _hash(float_file.path) == _hash(two_way.float_file.path)
     assert _hash(int8_file.path) == _hash(two_way.int8_file.path)
     assert capfd.readouterr() == ("", "")
@@ -354,7 +355,9 @@ def test_int8_without_calibration_is_refused(two_way: Lowered, tmp_path: Path) -
     from dataclasses import replace
 
     with pytest.raises(LoweringError, match="calibrated"):
-        tflite.lower_int8(replace(two_way.graph, ranges={}), PROFILE, two_way.float_file, tmp_path / "int8.tflite")
+        tflite.lower_int8(
+            replace(two_way.graph, ranges={}), Scheme.of(PROFILE), two_way.float_file, tmp_path / "int8.tflite"
+        )
 
 
 def _hash(path: Path) -> str:

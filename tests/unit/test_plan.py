@@ -60,7 +60,9 @@ def test_every_default_is_a_value() -> None:
         "output": "edgeport-out",
         "seed": 0,
         "importance": "l1",
-        "calibration": "minmax",
+        "calibration": "auto",
+        "corrections": "auto",
+        "tune": None,
         "threads": 1,
         "channel_multiple": 8,
     }

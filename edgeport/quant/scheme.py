@@ -1,0 +1,37 @@
+"""How one int8 file is written: the target's arithmetic, and what was chosen for this network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from edgeport.profile import TargetProfile
+    from edgeport.quant.affine import WeightBits
+
+Raised = Literal["int16", "float16", "float32"]  # number formats of layers that int8 is too coarse for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """Choices for one int8 file; JSON values only, so that a digest of it can be taken.
+
+    Attributes:
+        weight_bits: 8, or 7 where the processor adds pairs of products in 16 bits; depthwise layers keep 8.
+        io: `float` keeps float32 at the file's edges, `int8` takes and gives integers (TFLite only).
+        activation: integer type of activations (TFLite: always int8).
+        per_channel: one weight scale an output channel; False: one a layer.
+        raised: provenance key of a convolution or linear layer -> the format that it computes in instead of int8.
+    """
+
+    weight_bits: WeightBits = 8
+    io: Literal["float", "int8"] = "float"
+    activation: Literal["uint8", "int8"] = "uint8"
+    per_channel: bool = True
+    raised: Mapping[str, Raised] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, profile: TargetProfile) -> Scheme:
+        """Return what a target asks for, before anything was chosen for a network."""
+        return cls(weight_bits=profile.int8.weight_bits, io=profile.int8.io)
