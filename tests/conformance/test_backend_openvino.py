@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from lowering_case import LOWERABLE, SAMPLES, WITH_LAYERS, float_graph, profile, reference, relative_error, samples
+from lowering_case import (
+    EIGHT_BITS_EXACT,
+    LOWERABLE,
+    SAMPLES,
+    WITH_LAYERS,
+    float_graph,
+    profile,
+    reference,
+    relative_error,
+    samples,
+)
 
 from edgeport.backends import openvino as backend
 from edgeport.errors import LoweringError
@@ -91,7 +101,7 @@ def test_float_file_equals_torch(name: str, tmp_path: Path) -> None:
         assert relative_error(found, expected) <= LARGEST_FLOAT_ERROR
 
 
-@pytest.mark.parametrize("weight_bits", [8, 7])
+@pytest.mark.parametrize("weight_bits", [pytest.param(8, marks=EIGHT_BITS_EXACT), 7])
 @pytest.mark.parametrize("name", WITH_LAYERS)
 def test_int8_file_agrees_with_torch(name: str, weight_bits: int, tmp_path: Path) -> None:
     inputs = samples(name, seed=1)

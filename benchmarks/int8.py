@@ -1,0 +1,327 @@
+"""int8 files against those of each runtime's stock toolchain, side by side in one run; writes docs/int8.md.
+
+    python benchmarks/int8.py --data ../shared/data --peers ../shared/lab/peers.py [--peers-python PYTHON] [--quick]
+
+`--data` is a folder with `zoo.py` and `recipes/`; `--peers` builds a network with the three stock toolchains and
+compares files; `--peers-python` is an interpreter that has them (nncf is no dependency of edgeport). Everything runs
+with one thread. Agreement, accuracy and latency are what `peers.py table` prints for all files in turn; cosines are of
+the same samples, through the agent that ships with every bundle. Ends with 1 when a stated floor is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from edgeport.dataset import open_dataset
+from edgeport.devices.agent import cosines
+from edgeport.devices.host import run as run_file
+from edgeport.doctor import cpu_features
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = {
+    "resnet20_jpeg": ("cifar10", 10_000),
+    "resnet56": ("cifar10", 10_000),
+    "resnet8_jpeg": ("cifar10-255", 10_000),
+    "efficientnet_lite0": ("imagenet", 800),
+}
+RUNTIMES = {"tflite": ("arm64", ".tflite"), "openvino": ("intel", ".xml"), "onnx": ("cpu", ".onnx")}
+SPEEDUPS = {"tflite": 2.0, "openvino": 1.8, "onnx": 2.0}  # over float, on ResNet-20 and EfficientNet-Lite0
+TIMED = ("resnet20_jpeg", "efficientnet_lite0")
+SAFE = ("cpu", "intel-avx2")  # targets whose files must answer alike on processors without VNNI
+CALIBRATION_SAMPLES, HASWELL_SAMPLES = 200, 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network on one runtime: stock and ours."""
+
+    network: str
+    runtime: str
+    agreement: tuple[float, float]
+    cosine: tuple[float, float]
+    top1: tuple[float, float, float]
+    p50_ms: tuple[float, float, float]
+
+    def missed(self) -> list[str]:
+        """Return the floors of this row that are missed, a sentence each."""
+        where = f"{self.network}, {self.runtime}"
+        stock, own = self.p50_ms[1], self.p50_ms[2]
+        speedup = self.p50_ms[0] / own
+        rules = {
+            f"{where}: agreement {self.agreement[1]:.2f}, stock {self.agreement[0]:.2f}": (
+                self.agreement[1] >= self.agreement[0] - 0.2
+            ),
+            f"{where}: lowest cosine {self.cosine[1]:.4f}, stock {self.cosine[0]:.4f}": (
+                self.cosine[1] >= self.cosine[0] - 0.01
+            ),
+            f"{where}: {own / stock:.3f} x the latency of the stock int8 file": own <= 1.03 * stock,
+            f"{where}: {speedup:.2f} x faster than float, wanted {SPEEDUPS[self.runtime]}": (
+                self.network not in TIMED or speedup >= SPEEDUPS[self.runtime]
+            ),
+        }
+        return [sentence for sentence, holds in rules.items() if not holds]
+
+
+def call(command: list[str], environment: Mapping[str, str] | None = None, *, allowed: tuple[int, ...] = (0,)) -> str:
+    """Run a command with one thread and return what it printed."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", **(environment or {})}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode not in allowed:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+    return done.stdout
+
+
+def samples(data: Path, name: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the first samples of a recipe as the network takes them, and their labels."""
+    opened = open_dataset(str(data / "recipes" / f"{name}.toml"))
+    chosen = opened.subset(slice(0, count))
+    return np.concatenate([batch.inputs[0] for batch in chosen.batches(64)]), chosen.labels()
+
+
+class Bench:
+    """One network's files, stock and ours, and everything that is measured of them."""
+
+    def __init__(self, arguments: argparse.Namespace, network: str, work: Path) -> None:
+        """Write the arrays that both sides start from."""
+        self.arguments, self.network, self.work = arguments, network, work
+        base, count = NETWORKS[network]
+        self.count = min(count, 400) if arguments.quick else count
+        self.spec = f"{arguments.data / 'zoo.py'}:{network}"
+        self.arrays = work / f"{network}.npz"
+        calibration, _ = samples(arguments.data, f"{base}-calibrate", CALIBRATION_SAMPLES)
+        inputs, labels = samples(arguments.data, f"{base}-evaluate", self.count)
+        np.savez(self.arrays, calib=calibration, x=inputs, y=np.asarray(labels))
+        np.savez(work / f"{network}-calibrate.npz", x=calibration)
+        np.savez(work / f"{network}-evaluate.npz", x=inputs[:HASWELL_SAMPLES], y=np.asarray(labels)[:HASWELL_SAMPLES])
+        np.save(work / f"{network}.npy", inputs)
+        self.stock, self.ours = work / f"{network}-stock", work / f"{network}-ours"
+
+    def build(self) -> None:
+        """Build both sides from the same calibration samples."""
+        peers = [str(self.arguments.peers_python), str(self.arguments.peers)]
+        call([*peers, "build", "--model", self.spec, "--data", str(self.arrays), "--out", str(self.stock)])
+        targets = ",".join(dict.fromkeys([*(target for target, _ in RUNTIMES.values()), *SAFE]))
+        command = [sys.executable, "-m", "edgeport", "build", self.spec, "--target", targets]
+        command += ["--calibrate", str(self.work / f"{self.network}-calibrate.npz")]
+        command += ["--evaluate", str(self.work / f"{self.network}-evaluate.npz"), "--output", str(self.ours)]
+        call(command, {"EDGEPORT_STORE": str(self.work / "store")}, allowed=(0, 6))
+        # one signature of the same names: the map of our file fits the stock one
+        (self.stock / "io.json").write_bytes((self.ours / "arm64" / "io.json").read_bytes())
+
+    def files(self, runtime: str) -> tuple[Path, Path, Path]:
+        """Return the stock float file, the stock int8 file and ours."""
+        target, suffix = RUNTIMES[runtime]
+        return self.stock / f"float{suffix}", self.stock / f"int8{suffix}", self.ours / target / f"model{suffix}"
+
+    def rows(self) -> list[Row]:
+        """Compare all files in turn."""
+        paths = [str(path) for runtime in RUNTIMES for path in self.files(runtime)]
+        reference = str(self.files("onnx")[0])
+        rounds = "10" if self.arguments.quick else "40"
+        command = [str(self.arguments.peers_python), str(self.arguments.peers), "table", "--data", str(self.arrays)]
+        printed = call([*command, "--limit", str(self.count), "--rounds", rounds, "--json", *paths])
+        found = {row["file"]: row for row in json.loads(printed)}
+        expected = self.outputs(Path(reference))
+        rows = []
+        for runtime in RUNTIMES:
+            floating, stock, ours = self.files(runtime)
+            table = [found[str(path)] for path in (floating, stock, ours)]
+            lowest = [float(np.min(cosines(self.outputs(path), expected))) for path in (stock, ours)]
+            rows.append(
+                Row(
+                    network=self.network,
+                    runtime=runtime,
+                    agreement=(table[1]["agreement"], table[2]["agreement"]),
+                    cosine=(lowest[0], lowest[1]),
+                    top1=(table[0]["top1"], table[1]["top1"], table[2]["top1"]),
+                    p50_ms=(table[0]["p50_ms"], table[1]["p50_ms"], table[2]["p50_ms"]),
+                )
+            )
+        return rows
+
+    def outputs(self, path: Path) -> np.ndarray:
+        """Return what a file gives for the samples, through the agent."""
+        own = path.with_name("io.json")
+        if path.suffix != ".tflite" and path.parent == self.stock:  # the map there is of the TFLite files
+            own = self.work / "plain.json"
+            own.write_text("{}", encoding="utf-8")
+        found: np.ndarray = run_file(path, [self.work / f"{self.network}.npy"], io=own).outputs[0]
+        return found
+
+    def haswell(self) -> list[dict[str, object]]:
+        """Return what `edgeport verify --isa haswell` finds of the files that must be safe."""
+        command = [sys.executable, "-m", "edgeport", "verify", str(self.ours), "--isa", "haswell", "--json"]
+        command += ["--evaluate", str(self.work / f"{self.network}-evaluate.npz"), "--samples", str(HASWELL_SAMPLES)]
+        command += [word for target in SAFE for word in ("--target", target)]
+        found: list[dict[str, object]] = json.loads(call(command, allowed=(0, 6)))
+        return [{"network": self.network, **row} for row in found]
+
+    def cost(self) -> tuple[dict[str, float], float]:
+        """Return CPU seconds of calibrating and quantizing: stock a runtime, and ours for all three."""
+        script = str(ROOT / "benchmarks" / "int8_steps.py")
+        shared = ["--model", self.spec, "--data", str(self.arrays)]
+        stock = {
+            runtime: float(
+                call(
+                    [
+                        str(self.arguments.peers_python),
+                        script,
+                        "stock",
+                        "--peers",
+                        str(self.arguments.peers),
+                        *shared,
+                        "--runtime",
+                        runtime,
+                    ]
+                ).splitlines()[-1]
+            )
+            for runtime in RUNTIMES
+        }
+        ours = float(call([sys.executable, script, "edgeport", *shared]).splitlines()[-1])
+        return stock, ours
+
+
+def parity_lines(rows: list[Row]) -> list[str]:
+    """Return the table of agreement, cosine and accuracy."""
+    lines = [
+        "| network | runtime | agreement, stock | ours | lowest cosine, stock | ours | top-1 float | stock | ours |",
+        "|---" * 9 + "|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.network} | {row.runtime} | {row.agreement[0]:.2f} | {row.agreement[1]:.2f} | {row.cosine[0]:.4f} "
+            f"| {row.cosine[1]:.4f} | {row.top1[0]:.2f} | {row.top1[1]:.2f} | {row.top1[2]:.2f} |"
+        )
+    mean = [float(np.mean([row.agreement[side] for row in rows])) for side in (0, 1)]
+    return [*lines, "", f"Mean agreement over all rows: stock {mean[0]:.2f}, ours {mean[1]:.2f}."]
+
+
+def latency_lines(rows: list[Row]) -> list[str]:
+    """Return the table of latencies."""
+    lines = [
+        "| network | runtime | float, ms | stock int8, ms | ours, ms | ours / stock | float / ours |",
+        "|---" * 7 + "|",
+    ]
+    for row in rows:
+        floating, stock, own = row.p50_ms
+        lines.append(
+            f"| {row.network} | {row.runtime} | {floating:.3f} | {stock:.3f} | {own:.3f} | {own / stock:.3f} "
+            f"| {floating / own:.2f} |"
+        )
+    return lines
+
+
+def page(
+    arguments: argparse.Namespace,
+    rows: list[Row],
+    flips: list[dict[str, object]],
+    fragile: list[str],
+    cost: tuple[dict[str, float], float],
+) -> str:
+    """Return the text of docs/int8.md."""
+    features = [name for name in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8") if name in cpu_features()]
+    stock, ours = cost
+    missed = [sentence for row in rows for sentence in row.missed()]
+    lines = [
+        "# int8, beside the stock toolchains",
+        "",
+        "Written by `python benchmarks/int8.py --data ../shared/data --peers ../shared/lab/peers.py`. Measured in one",
+        f"run, one thread, batch one, {CALIBRATION_SAMPLES} calibration samples on either side, on an x86-64",
+        f"processor with {', '.join(features)}. The TFLite file of `arm64` ran here too: its outputs are those of the",
+        "board, its latency is not. Agreement: percent of samples with the top-1 of the float32 ONNX file.",
+        "",
+        "## Accuracy and agreement",
+        "",
+        *parity_lines(rows),
+        "",
+        "## Latency (interleaved medians)",
+        "",
+        *latency_lines(rows),
+        "",
+        "## The same file on a processor without VNNI (emulated Haswell)",
+        "",
+        "| network | target | samples | prediction flips | largest difference of a logit |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['network']} | {row['target']} | {row['samples']} | {row['flips']} "
+            f"| {float(str(row['logit_difference_max'])):.4g} |"
+            for row in flips
+        ),
+        "",
+        "## A fragile network under `--max-drop 0.1`",
+        "",
+        *fragile,
+        "",
+        "## CPU seconds of calibrating and quantizing EfficientNet-Lite0 for three runtimes",
+        "",
+        f"Stock: {', '.join(f'{name} {seconds:.1f}' for name, seconds in stock.items())}, together"
+        f" {sum(stock.values()):.1f}; edgeport: {ours:.1f} ({ours / sum(stock.values()):.2f} x).",
+        "",
+        "## Floors missed in this run",
+        "",
+        *([f"- {sentence}" for sentence in missed] or ["None."]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def fragile_lines(data: Path, work: Path) -> list[str]:
+    """Build the fragile network with and without `--max-drop 0.1`, and return a table."""
+    lines = ["| target | drop in int8, points | with `--max-drop 0.1` | layers raised |", "|---" * 4 + "|"]
+    reports = []
+    shared = ["--target", "arm64,intel,cpu", "--correction", "none"]
+    shared += ["--calibrate", str(data / "recipes" / "cifar10-calibrate.toml")]
+    shared += ["--tune", str(data / "recipes" / "cifar10-tune.toml")]
+    shared += ["--evaluate", str(data / "recipes" / "cifar10-report.toml")]
+    for name, options in (("plain", []), ("held", ["--max-drop", "0.1"])):
+        command = [sys.executable, "-m", "edgeport", "build", f"{ROOT / 'benchmarks' / 'fragile.py'}:net", *shared]
+        command += [*options, "--output", str(work / name), "--json"]
+        environment = {"EDGEPORT_STORE": str(work / "store"), "EDGEPORT_ZOO": str(data / "zoo.py")}
+        reports.append(json.loads(call(command, environment, allowed=(0, 6))))
+    lowered = next(stage for stage in reports[1]["stages"] if stage["name"] == "lower")["metrics"]
+    for target in reports[0]["targets"]:
+        drops = [
+            next(metric["value"] for metric in report["targets"][target]["metrics"] if metric["name"] == "top1_drop")
+            for report in reports
+        ]
+        raised = list(lowered[target].get("raised", {}))
+        names = f"{len(raised)}: {', '.join(raised)}" if raised else "0"
+        lines.append(f"| {target} | {drops[0]:.2f} | {drops[1]:.2f} | {names} |")
+    return lines
+
+
+def main() -> None:
+    """Measure and write the page; ends with 1 when a floor is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--peers", type=Path, required=True)
+    parser.add_argument("--peers-python", type=Path, default=Path(sys.executable))
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--quick", action="store_true", help="400 samples and few rounds: to try the script")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "int8.md")
+    arguments = parser.parse_args()
+    arguments.data, arguments.peers = arguments.data.resolve(), arguments.peers.resolve()
+    with TemporaryDirectory(prefix="edgeport-int8-") as folder:
+        work = Path(folder)
+        benches = [Bench(arguments, network, work) for network in arguments.network]
+        for bench in benches:
+            bench.build()
+        rows = [row for bench in benches for row in bench.rows()]
+        flips = [row for bench in benches for row in bench.haswell()]
+        text = page(arguments, rows, flips, fragile_lines(arguments.data, work), benches[-1].cost())
+    arguments.output.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    sys.exit(any(row.missed() for row in rows) or any(row["flips"] for row in flips))
+
+
+if __name__ == "__main__":
+    main()
