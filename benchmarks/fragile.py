@@ -3,7 +3,8 @@
 Channel i of one activation is multiplied by s_i, log-spaced from 1 to 100, and the weights that read it are divided
 by s_i. ReLU(s x) = s ReLU(x) for s > 0, so the float answers are unchanged, while one scale must now serve
 channels of which many are a hundredth of the largest: the case that Nagel et al., "Data-Free Quantization Through
-Weight Equalization and Bias Correction" (2019), section 3, takes apart. `EDGEPORT_ZOO` names the file with `resnet20_jpeg`.
+Weight Equalization and Bias Correction" (2019), section 3, takes apart. `EDGEPORT_ZOO` names the
+file with `resnet20_jpeg`.
 """
 
 from __future__ import annotations
