@@ -102,7 +102,7 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
     from edgeport.quant.tflite_file import read, silenced, write
     from edgeport.quant.tflite_match import match_tensors
     from edgeport.quant.tflite_ranges import calibration_result, layer_operators, tensor_ranges, unranged_operators
-    from edgeport.quant.tflite_weights import saturated_biases, weight_ranges
+    from edgeport.quant.tflite_weights import round_weights, saturated_biases, weight_ranges
 
     model = read(content)
     with silenced():
@@ -110,11 +110,12 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
 
         ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
         weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits)
+        round_weights(model, weights)
         unranged = unranged_operators(model, ranges)
         raised = layer_operators(model, scheme.raised)
         recipe = _recipe(model, [*unranged, *raised], has_float_io=scheme.io == "float")
         try:
-            result = quantizer.Quantizer(content, recipe).quantize(
+            result = quantizer.Quantizer(write(model), recipe).quantize(
                 calibration_result(model, ranges) | dict(weights.result),
                 enable_progress_bar=False,
                 enable_progress_report=False,

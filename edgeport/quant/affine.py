@@ -127,11 +127,11 @@ def symmetric_weight(
         scales = np.maximum(scales, needed.astype(np.float32))
     rows = np.moveaxis(weight, axis, 0).astype(np.float64)
     steps = rows / scales.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
-    integers = np.ascontiguousarray(np.moveaxis(_balanced(steps, largest), 0, axis)).astype(np.int8)
+    integers = np.ascontiguousarray(np.moveaxis(rounded_steps(steps, largest), 0, axis)).astype(np.int8)
     return IntegerWeight(integers=integers, scales=scales, widened=widened)
 
 
-def _balanced(steps: NDArray[np.float64], largest: int) -> NDArray[np.float64]:
+def rounded_steps(steps: NDArray[np.float64], largest: int) -> NDArray[np.float64]:
     """Round so that the errors of each kernel, then of each output channel, sum to at most half a step.
 
     Rounding to nearest leaves a sum of errors that, times the mean of a ReLU's output, shifts every sum of products the

@@ -1,4 +1,4 @@
-"""Ranges of weights, per output channel, such that no bias saturates.
+"""Ranges of weights, per output channel, such that no bias saturates; weights rounded so that errors cancel.
 
 A TFLite bias is an int32 with the scale input_scale x weight_scale. Where a channel's weights are tiny, that scale is
 so small that the bias does not fit, and ai-edge-quantizer 0.10 clips it. Such a channel's weight scale is widened until
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeport.quant.affine import rounded_steps
 from edgeport.quant.tflite_file import MAIN, constant, operators, tensor_name
 from edgeport.quant.tflite_ranges import activation_scale
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from edgeport.quant.tflite_ranges import Range
 
 LARGEST_INT32 = 2**31 - 1
+SMALLEST_BOUND = 1e-9  # what ai-edge-quantizer puts for a channel of zeros
 LARGEST_BIAS = 2**30  # the other half of int32 is room for the sum of products, and for rounding of the scales
 POSITIONS = {  # of data, weights and bias among an operator's inputs, and the dimension of the weights' output channels
     "CONV_2D": (0, 1, 2, 0),
@@ -37,10 +39,12 @@ class WeightRanges:
     Attributes:
         result: tensor name -> `min` and `max`, float32, of the weights' rank with one value an output channel.
         widened: tensor name of the weights -> number of channels widened.
+        largest: the largest integer that a weight becomes.
     """
 
     result: Mapping[str, Mapping[str, np.ndarray]]
     widened: Mapping[str, int]
+    largest: int
 
 
 def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int = 8) -> WeightRanges:
@@ -81,7 +85,28 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
         tensor_name(model, index): {"min": -bound.astype(np.float32), "max": bound.astype(np.float32)}
         for index, bound in bounds.items()
     }
-    return WeightRanges(result=result, widened=widened)
+    return WeightRanges(result=result, widened=widened, largest=largest)
+
+
+def round_weights(model: Any, ranges: WeightRanges) -> None:
+    """Put weights on the grid of their ranges, in place, rounded as everywhere in edgeport (`affine.rounded_steps`).
+
+    ai-edge-quantizer rounds each weight to nearest; of values that lie on the grid already it changes nothing.
+    """
+    for op in operators(model):
+        if op.kind not in POSITIONS:
+            continue
+        weights, dimension = op.inputs[POSITIONS[op.kind][1]], POSITIONS[op.kind][3]
+        bounds = ranges.result.get(tensor_name(model, weights))
+        value = constant(model, weights)
+        if bounds is None or value is None or value.dtype != np.float32:
+            continue
+        scales = np.maximum(bounds["max"].astype(np.float64), SMALLEST_BOUND) / 127
+        axes = (dimension, -1 if dimension == 0 else 0)  # of output and input channels; a kernel lies in the others
+        rounded = rounded_steps(np.moveaxis(value / scales, axes, (0, 1)), ranges.largest)
+        steps = np.moveaxis(rounded, (0, 1), axes)
+        buffer = model.buffers[model.subgraphs[MAIN].tensors[weights].buffer]
+        buffer.data = np.frombuffer((steps * scales).astype(np.float32).tobytes(), np.uint8)
 
 
 def saturated_biases(model: Any) -> dict[str, int]:

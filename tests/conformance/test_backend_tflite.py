@@ -26,6 +26,7 @@ from edgeport.errors import LoweringError
 from edgeport.profile import Int8Scheme, TargetProfile
 from edgeport.quant.scheme import Scheme
 from edgeport.quant.tflite_file import constant, is_float, operators, read, tensor_name
+from edgeport.quant.tflite_weights import POSITIONS
 
 PROFILE = TargetProfile(name="test", description="test", backend="tflite", isa="any")
 EDGES = ("QUANTIZE", "DEQUANTIZE")
@@ -269,6 +270,27 @@ def test_weights_have_a_scale_an_output_channel(two_way: Lowered) -> None:
         if op.kind in ("CONV_2D", "FULLY_CONNECTED")
     ]
     assert sorted(counts) == [2, 4, 8, 8]
+
+
+def test_rounding_errors_of_a_channel_cancel(two_way: Lowered) -> None:
+    floats = {
+        tensor_name(model, op.inputs[POSITIONS[op.kind][1]]): constant(model, op.inputs[POSITIONS[op.kind][1]])
+        for model in [read(two_way.float_file.path.read_bytes())]
+        for op in operators(model)
+        if op.kind in POSITIONS
+    }
+    model, seen = two_way.model, 0
+    for op in operators(model):
+        if op.kind in POSITIONS:
+            index, dimension = op.inputs[POSITIONS[op.kind][1]], POSITIONS[op.kind][3]
+            integers, weight = constant(model, index), floats[tensor_name(model, index)]
+            assert integers is not None
+            assert weight is not None
+            scales = np.array(model.subgraphs[0].tensors[index].quantization.scale)
+            errors = np.moveaxis(integers, dimension, -1) - np.moveaxis(weight, dimension, -1) / scales
+            assert np.abs(errors.reshape(-1, len(scales)).sum(0)).max() <= 0.5 + 1e-3
+            seen += 1
+    assert seen >= 3
 
 
 def test_seven_bits_keep_weights_within_63(two_way: Lowered, tmp_path: Path) -> None:
