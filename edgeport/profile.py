@@ -9,15 +9,14 @@ import msgspec
 
 from edgeport.errors import ConfigError, did_you_mean
 
-
 Accumulator = Literal["int32", "int16_pairs"]
 
 
 class Int8Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How this target computes with integers, and how it wants them.
 
-    A target file that does not say `accumulator` gets `int32` on `aarch64`, with the extension `vnni` or with the tflite
-    backend, else `int16_pairs`; `weight_bits` then follows from it (see `load`).
+    A target file without `accumulator` gets `int32` on `aarch64`, with the extension `vnni` or with the tflite backend,
+    else `int16_pairs`; without `weight_bits` they follow from the accumulator (see `load`).
 
     Attributes:
         accumulator: what the kernels add products in. `int32`: exactly, in 32 bits (VNNI, SDOT, and XNNPACK on every
@@ -119,7 +118,7 @@ def load(name_or_path: str) -> TargetProfile:
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a target file's content with the integer arithmetic that it leaves out; what is ill-typed stays as it is."""
+    """Return a target file's content with the integer arithmetic that it leaves out; what is ill-typed stays so."""
     scheme = content.get("int8", {})
     if not isinstance(scheme, dict):
         return content

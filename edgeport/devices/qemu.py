@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -44,6 +46,16 @@ GUESTS = {"haswell": Guest(program="qemu-x86_64", cpu="Haswell", machine="x86_64
 def find(program: str) -> str | None:
     """Return where a QEMU program lies: in the folder `$EDGEPORT_QEMU` where that is set, else in `PATH`."""
     return shutil.which(program, path=os.environ.get(FOLDER))
+
+
+def version(device: Device) -> str:
+    """Return what an emulated device's program says of its version, e.g. `7.2.22`; empty where it does not tell."""
+    try:
+        said = subprocess.run([device.command[0], "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"version ([0-9.]+)", said.stdout)
+    return found[1] if found else ""
 
 
 def device(name: str) -> Device:

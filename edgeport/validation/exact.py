@@ -5,11 +5,12 @@ x86 without VNNI multiplies uint8 activations by int8 weights with `vpmaddubsw`,
 
     -128 <= w1 + w2 <= 128    (255 * 128 = 32,640 <= 32,767)
 
-so a layer whose two largest and two smallest weights of every output channel keep to that cannot saturate for any input.
-Depthwise convolutions cannot either: their kernels multiply each channel on its own (a conformance test holds ONNX
-Runtime and OpenVINO to that). The other layers are rewritten: every input channel is given twice, and the weight w becomes two, floor(w / 2) and
-w - floor(w / 2), both within +-64. The sum of products is the same integer, and the runtime adds bias, rescales and
-rounds it with the same kernels, so on a processor that accumulates in 32 bits both files give the same bits.
+so a layer whose two largest and two smallest weights of every output channel keep to that cannot saturate, whatever
+comes in. Depthwise convolutions cannot either: their kernels multiply each channel on its own (a conformance test holds
+ONNX Runtime and OpenVINO to that). The other layers are rewritten: every input channel is given twice, and the weight w
+becomes two, floor(w / 2) and w - floor(w / 2), both within +-64. The sum of products is the same integer, and the
+runtime adds bias, rescales and rounds it with the same kernels, so on a processor that accumulates in 32 bits both
+files give the same bits.
 
 Simulating the file in float32 instead is no yardstick: float sums round halves to the other side now and then, later
 layers carry that on, and on ResNet-20 every sample differs by 0.2 in some output although nothing saturates.
@@ -18,7 +19,8 @@ layers carry that on, and on ResNet-20 every sample differs by 0.2 in some outpu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeport.errors import StageError
-from edgeport.formats import format_of, reader_of
+from edgeport.formats import ExecutedOp, format_of, reader_of
 from edgeport.formats.quality import LAYERS
 
 PAIR_LIMIT = 128  # of the sum of two neighbouring weights: 255 * 128 = 32,640, the largest multiple of 255 in 16 bits
+_WRITERS = {"onnx": "edgeport.validation.exact_onnx", "openvino": "edgeport.validation.exact_openvino"}
 
 
 def can_saturate(weight: NDArray[Any], *, axis: int) -> bool:
@@ -66,10 +69,13 @@ def write_exact(path: Path, out: Path) -> tuple[str, ...]:
         ConfigError: the file is missing or damaged.
         MissingPackageError: the package that reads the format is not installed.
     """
-    write = _writer(path)
-    layers = write(path, out)
+    if format_of(path) not in _WRITERS:
+        return ()
+    executed = reader_of(path).executed_operators(path)
+    on_integers = {name for found in executed if found.dtype == "int8" for name in (found.name, *found.layers)}
+    layers: tuple[str, ...] = import_module(_WRITERS[format_of(path)]).write(path, out, on_integers)
     if layers:
-        before, after = _executed_layers(path), _executed_layers(out)
+        before, after = _by_format(executed, path), _by_format(reader_of(out).executed_operators(out), path)
         if before != after:
             raise StageError(f"{path.name} has no exact form: its layers run as {before}, rewritten as {after}")
     return layers
@@ -77,31 +83,13 @@ def write_exact(path: Path, out: Path) -> tuple[str, ...]:
 
 def input_ranges(path: Path) -> dict[str, tuple[float, float]]:
     """Return input name -> the range that the file quantizes it from; only inputs that are quantized at once."""
-    kind = format_of(path)
-    if kind == "onnx":
-        from edgeport.validation.exact_onnx import input_ranges as ranges
-    elif kind == "openvino":
-        from edgeport.validation.exact_openvino import input_ranges as ranges
-    else:
+    if format_of(path) not in _WRITERS:
         return {}
-    return ranges(path)
+    ranges: dict[str, tuple[float, float]] = import_module(_WRITERS[format_of(path)]).input_ranges(path)
+    return ranges
 
 
-def _writer(path: Path) -> Callable[[Path, Path], tuple[str, ...]]:
-    kind = format_of(path)
-    if kind == "onnx":
-        from edgeport.validation.exact_onnx import write as write_onnx
-
-        return write_onnx
-    if kind == "openvino":
-        from edgeport.validation.exact_openvino import write as write_openvino
-
-        return write_openvino
-    return lambda _path, _out: ()
-
-
-def _executed_layers(path: Path) -> dict[str, int]:
+def _by_format(executed: Iterable[ExecutedOp], path: Path) -> dict[str, int]:
     """Return e.g. `QLinearConv int8` -> how many of the convolutions and linear layers run so."""
-    executed = reader_of(path).executed_operators(path)
     kinds = LAYERS[format_of(path)]
     return dict(sorted(Counter(f"{found.kind} {found.dtype}" for found in executed if found.kind in kinds).items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,9 @@ from edgeport.validation.exact import can_saturate, halves
 if TYPE_CHECKING:
     import onnx
 
-# operator -> places of activation and weight among its inputs; the first four take them through DequantizeLinear
+# operator -> places of activation and weight among its inputs; the first three take them through DequantizeLinear
 _PLACES = {
     "Conv": (0, 1),
-    "ConvTranspose": (0, 1),
     "MatMul": (0, 1),
     "Gemm": (0, 1),
     "ConvInteger": (0, 1),
@@ -48,9 +47,19 @@ class _Layer:
     weight: NDArray[Any]
     weight_reader: onnx.NodeProto | None
 
+    @property
+    def name(self) -> str:
+        """The node's name, or that of its output."""
+        return self.node.name or self.node.output[0]
 
-def write(path: Path, out: Path) -> tuple[str, ...]:
+
+def write(path: Path, out: Path, on_integers: Container[str]) -> tuple[str, ...]:
     """Write the exact form to `out` and return the rewritten layers' names; nothing is written where there are none.
+
+    Args:
+        path: the file.
+        out: where the exact form goes.
+        on_integers: names of the layers that the runtime runs on integers; the others stay as they are.
 
     Raises:
         ConfigError: no ONNX file.
@@ -58,12 +67,12 @@ def write(path: Path, out: Path) -> tuple[str, ...]:
         StageError: the weights of a layer that can saturate have a zero point.
     """
     model = _load(path)
-    layers = [layer for layer in _layers(model) if _can_saturate(layer)]
+    layers = [layer for layer in _layers(model) if layer.name in on_integers and _can_saturate(layer)]
     for index, layer in enumerate(layers):
         _double(model, layer, f"exact{index}")
     if layers:
         out.write_bytes(model.SerializeToString(deterministic=True))
-    return tuple(layer.node.name or layer.node.output[0] for layer in layers)
+    return tuple(layer.name for layer in layers)
 
 
 def input_ranges(path: Path) -> dict[str, tuple[float, float]]:
@@ -87,7 +96,7 @@ def input_ranges(path: Path) -> dict[str, tuple[float, float]]:
 def _load(path: Path) -> onnx.ModelProto:
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"package '{error.name}' is not installed: pip install 'edgeport[onnxruntime]'"
@@ -115,7 +124,7 @@ def _layers(model: onnx.ModelProto) -> Iterator[_Layer]:
         data, factor = _PLACES[node.op_type]
         activation, reader = integer(node.input[data])
         stored, weight_reader = integer(node.input[factor])
-        is_integer = node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm")
+        is_integer = node.op_type not in ("Conv", "MatMul", "Gemm")
         if stored not in constants or activation in constants or (reader is None) != is_integer:
             continue
         if (weight_reader is None) != is_integer:
@@ -134,9 +143,6 @@ def _can_saturate(layer: _Layer) -> bool:
     axis, out_axis, _, groups = _axes(layer)
     if groups > 1 and is_depthwise((layer.weight.shape[out_axis], layer.weight.shape[axis]), groups):
         return False
-    if layer.node.op_type == "ConvTranspose":  # (groups * in, out / groups, ...)
-        parts = layer.weight.reshape(groups, -1, *layer.weight.shape[1:])
-        return any(can_saturate(part, axis=out_axis) for part in parts)
     return can_saturate(layer.weight, axis=out_axis)
 
 
@@ -159,8 +165,6 @@ def _axes(layer: _Layer) -> tuple[int, int, int, int]:
     values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
         return 1, 0, 1, int(values.get("group", 1))
-    if node.op_type == "ConvTranspose":
-        return 0, 1, 1, int(values.get("group", 1))
     if node.op_type == "Gemm":
         is_transposed = bool(values.get("transB", 0))
         return int(is_transposed), 1 - int(is_transposed), 0 if values.get("transA", 0) else 1, 1
@@ -173,14 +177,8 @@ def _double(model: onnx.ModelProto, layer: _Layer, name: str) -> None:
 
     axis, _, channel_axis, groups = _axes(layer)
     first, second = halves(layer.weight)
-    channels = layer.weight.shape[axis] * (groups if layer.node.op_type != "ConvTranspose" else 1)
-    own = np.arange(channels).reshape(groups, -1)
-    if layer.node.op_type == "ConvTranspose":  # its input channels, all groups, are the weight's first axis
-        shape = (groups, -1, *layer.weight.shape[1:])
-        parts = [half.reshape(shape) for half in (first, second)]
-        weight = np.concatenate(parts, axis=1).reshape(-1, *layer.weight.shape[1:])
-    else:
-        weight = np.concatenate([first, second], axis=axis)
+    own = np.arange(layer.weight.shape[axis] * groups).reshape(groups, -1)
+    weight = np.concatenate([first, second], axis=axis)
     indices = np.concatenate([own, own], axis=1).ravel()
     model.graph.initializer.extend(
         [

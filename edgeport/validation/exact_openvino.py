@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Container
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +16,7 @@ from edgeport.quant.openvino_quantize import MOVES_VALUES
 from edgeport.validation.exact import can_saturate, halves
 
 if TYPE_CHECKING:
-    from openvino import Model, Node, Output
+    from openvino import Model, Node, Output  # type: ignore[import-untyped]  # ships no types
 
 _GROUPED = ("GroupConvolution", "GroupConvolutionBackpropData")  # weights (groups, ...)
 # operator -> the weight's input and output axis, without the groups
@@ -27,8 +28,13 @@ _AXES = {
 }
 
 
-def write(path: Path, out: Path) -> tuple[str, ...]:
+def write(path: Path, out: Path, on_integers: Container[str]) -> tuple[str, ...]:
     """Write the exact form to `out` and return the rewritten layers' names; nothing is written where there are none.
+
+    Args:
+        path: the file.
+        out: where the exact form goes.
+        on_integers: names of the layers that the runtime runs on integers; the others stay as they are.
 
     Raises:
         ConfigError: no OpenVINO file.
@@ -38,7 +44,7 @@ def write(path: Path, out: Path) -> tuple[str, ...]:
     layers = []
     for node in model.get_ordered_ops():
         integers = _integers(node)
-        if integers is None or not _is_quantized(node.input_value(0)):
+        if integers is None or node.get_friendly_name() not in on_integers or not _is_quantized(node.input_value(0)):
             continue
         weight = integers.data
         grouped = weight if node.get_type_name() in _GROUPED else weight[None]

@@ -1,9 +1,9 @@
 """Whether an integer file answers the same on a processor that is not here, under emulation.
 
-Held against exact arithmetic (`exact`), not against this machine, whose kernels may saturate as well. Where the emulated
-processor gives the bits of the exact form on this machine, nothing saturates and all is said. Where it does not, the
-exact form runs on the emulated processor too: then all float kernels are the same, and what still differs is integer
-arithmetic alone. So a difference of 0 is the only passing one, and rounding never counts as a flip.
+Held against exact arithmetic (`exact`), not against this machine, whose kernels may saturate as well. Where the
+emulated processor gives the bits of the exact form on this machine, nothing saturates and all is said. Where it does
+not, the exact form runs on the emulated processor too: then all float kernels are the same, and what still differs is
+integer arithmetic alone. So a difference of 0 is the only passing one, and rounding never counts as a flip.
 
 A file none of whose layers can saturate is its own exact form: what differs from this machine then is float rounding.
 """
@@ -152,7 +152,7 @@ def metrics(proof: Proof, limits: Limits) -> tuple[Metric, ...]:
         flips = Metric(name=f"flips{at}", value=proof.emulated.flips, unit="samples", origin="emulated")
         found.append(judge(flips, at_most=limits.max_flips))
     difference = proof.emulated.logit_difference
-    largest = Metric(name=f"logit_difference_max{at}", value=difference, unit="", origin="emulated")
+    largest = Metric(name=f"logit_difference_max{at}", value=difference, unit="logits", origin="emulated")
     found.append(judge(largest, at_most=limits.max_logit_difference))
     found.append(Metric(name=f"samples{at}", value=proof.samples, unit="samples", origin="emulated"))
     return tuple(found)
@@ -162,12 +162,17 @@ def sentence(proof: Proof) -> str:
     """Return what a person should know of a proof that failed; empty where all is well."""
     if not proof.emulated.logit_difference:
         return ""
-    named = ", ".join(proof.layers[:SHOWN]) + (f" and {len(proof.layers) - SHOWN} more" * (len(proof.layers) > SHOWN))
-    culprits = f": products of {named} can leave 16 bits" if proof.layers else ""
+    culprits = f": products of {named(proof.layers)} leave 16 bits" if proof.layers else ""
     return (
-        f"answers otherwise on {proof.isa} than in exact arithmetic{culprits}; 7-bit weights (int8.weight_bits = 7 in "
-        "the target file) cannot"
+        f"answers otherwise on {proof.isa} than in exact arithmetic{culprits}; those of 7-bit weights cannot "
+        "(int8.weight_bits = 7 in the target file)"
     )
+
+
+def named(layers: Sequence[str]) -> str:
+    """Return the first few layers' names and how many more there are."""
+    more = len(layers) - SHOWN
+    return ", ".join(layers[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def evenly_spaced(arrays: Sequence[Path], count: int, folder: Path) -> tuple[Path, ...]:
