@@ -34,6 +34,8 @@ from edgeport.formats.quality import LAYERS
 PAIR_LIMIT = 128  # of the sum of two neighbouring weights: 255 * 128 = 32,640, the largest multiple of 255 in 16 bits
 _WRITERS = {"onnx": "edgeport.validation.exact_onnx", "openvino": "edgeport.validation.exact_openvino"}
 
+_RENAMED = "/DequantizationMultiply"  # what OpenVINO 2026.4 appends to the name of a linear layer made integer
+
 
 def can_saturate(weight: NDArray[Any], *, axis: int) -> bool:
     """Whether two products of one output channel can leave 16 bits, for uint8 activations of any value.
@@ -72,7 +74,8 @@ def write_exact(path: Path, out: Path) -> tuple[str, ...]:
     if format_of(path) not in _WRITERS:
         return ()
     executed = reader_of(path).executed_operators(path)
-    on_integers = {name for found in executed if found.dtype == "int8" for name in (found.name, *found.layers)}
+    running = [name for found in executed if found.dtype == "int8" for name in (found.name, *found.layers)]
+    on_integers = {name.removesuffix(_RENAMED) for name in running}
     layers: tuple[str, ...] = import_module(_WRITERS[format_of(path)]).write(path, out, on_integers)
     if layers:
         before, after = _by_format(executed, path), _by_format(reader_of(out).executed_operators(out), path)
