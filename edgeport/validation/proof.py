@@ -96,5 +96,6 @@ def _not_verified(path: Path, why: str) -> str:
     """Return the note of a file that was not run, with what its weights alone tell."""
     with TemporaryDirectory(prefix="edgeport-") as folder:
         layers = write_exact(path, Path(folder) / path.name)
+    why = why.replace(str(path), path.name)  # a report names no folder of this machine
     tell = isa.named(layers) + " can saturate there" if layers else "by its weights alone, nothing can saturate there"
     return f"not verified on Haswell: {why} ({tell})"

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from saturation_case import Case, dense, depthwise, expected, inputs, write
 
+from edgeport.bundle import verify_isa
 from edgeport.devices import host, qemu
 from edgeport.devices.device import Device
 from edgeport.doctor import cpu_features
-from edgeport.errors import ConfigError, MissingPackageError
+from edgeport.errors import ConfigError, LimitError, MissingPackageError
 from edgeport.validation import exact, isa
+from edgeport.validation.probe import random_inputs
 
 SAMPLES = 6
 PACKAGES = {".onnx": ("onnx", "onnxruntime"), ".xml": ("openvino",)}
@@ -120,3 +122,25 @@ def test_seven_bit_and_depthwise_weights_are_right_on_haswell(
     assert isa.sentence(proof) == ""
     emulated = host.run(tmp_path / f"model{suffix}", samples(tmp_path), device=haswell).outputs[0]
     np.testing.assert_array_equal(emulated, expected(case, inputs(SAMPLES), suffix))
+
+
+@pytest.mark.slow
+def test_verify_fails_a_bundle_that_saturates(tmp_path: Path, haswell: Device) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "mine").mkdir()
+    write(dense(127), ".onnx", tmp_path / "mine")
+    lines = verify_isa(tmp_path, haswell, evaluate=None, samples=3)
+    assert next(lines).startswith(f"haswell  {Path('mine', 'model.onnx')}: ")
+    with pytest.raises(LimitError, match=r"model\.onnx answers otherwise on haswell: . flips? and max \|dlogit\| \d"):
+        list(lines)
+
+
+def test_random_inputs_span_what_the_file_takes(suffix: str, tmp_path: Path) -> None:
+    path = write(dense(127), suffix, tmp_path)
+    (made,) = random_inputs(path, 50, tmp_path)
+    found = np.load(made)
+    assert found.shape == (50, 8, 3, 3)
+    assert found.dtype == np.float32
+    assert 0.0 <= found.min() < 1.0
+    assert 254.0 < found.max() <= 255.0
+    np.testing.assert_array_equal(np.load(random_inputs(path, 50, tmp_path)[0]), found)
