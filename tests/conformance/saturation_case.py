@@ -32,7 +32,8 @@ class Case:
         per_group = x.astype(np.float64).reshape(len(x), self.groups, -1)
         rows = self.weight.astype(np.float64).reshape(self.groups, out // self.groups, -1)
         products = np.einsum("ngi,goi->ngo", per_group, rows).reshape(len(x), out)
-        return (products + self.bias) * SCALE
+        sums: NDArray[np.float64] = (products + self.bias) * SCALE
+        return sums
 
 
 def inputs(count: int) -> NDArray[np.float32]:
@@ -100,7 +101,7 @@ def write_onnx(case: Case, path: Path) -> Path:
 
 def write_openvino(case: Case, path: Path) -> Path:
     """Write the layer behind a FakeQuantize; OpenVINO runs it on integers and gives float sums."""
-    import openvino
+    import openvino  # type: ignore[import-untyped]  # ships no types
     from openvino import opset13
 
     x = opset13.parameter([1, CHANNELS, SIDE, SIDE], np.float32, name="x")
@@ -137,4 +138,5 @@ def expected(case: Case, x: NDArray[np.float32], suffix: str) -> NDArray[np.floa
     sums = case.sums(x)
     if suffix == ".xml":
         return sums
-    return (np.clip(np.rint(sums / STEP) + 128, 0, 255) - 128) * STEP
+    rounded: NDArray[np.float64] = (np.clip(np.rint(sums / STEP) + 128, 0, 255) - 128) * STEP
+    return rounded

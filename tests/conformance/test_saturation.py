@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,13 @@ from edgeport.devices import host, qemu
 from edgeport.devices.device import Device
 from edgeport.doctor import cpu_features
 from edgeport.errors import ConfigError, LimitError, MissingPackageError
+from edgeport.profile import load
+from edgeport.stages.lower import Lowered
+from edgeport.store import Store
+from edgeport.types import Artifact, OpCost, Precision
 from edgeport.validation import exact, isa
 from edgeport.validation.probe import random_inputs
+from edgeport.validation.proof import Proven, proven
 
 SAMPLES = 6
 PACKAGES = {".onnx": ("onnx", "onnxruntime"), ".xml": ("openvino",)}
@@ -144,3 +150,55 @@ def test_random_inputs_span_what_the_file_takes(suffix: str, tmp_path: Path) -> 
     assert 0.0 <= found.min() < 1.0
     assert 254.0 < found.max() <= 255.0
     np.testing.assert_array_equal(np.load(random_inputs(path, 50, tmp_path)[0]), found)
+
+
+def _lowered(path: Path) -> Lowered:
+    artifact = Artifact(path=path, backend="onnxruntime", precision="int8", files=(path,))
+    costs = (OpCost(name="layer", kind="Conv", dtype="int8", macs=1),)
+    return Lowered(key="of the file", artifact=artifact, costs=costs, quality={}, seconds=0.0)
+
+
+def _proven(path: Path, folder: Path, target: str = "cpu", precision: Precision = "int8") -> Proven:
+    lowered = _lowered(path)
+    lowered = replace(lowered, artifact=replace(lowered.artifact, precision=precision))
+    store = Store(folder / "store")
+    store.prepare()
+    return proven(store, lowered, load(target), lambda: samples(folder), samples_digest="d")
+
+
+def test_build_goes_on_where_the_emulator_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        pytest.skip("qemu:haswell needs Linux on x86_64")
+    path = write(dense(127), ".onnx", tmp_path)
+    program = tmp_path / "qemu-x86_64"
+    program.write_text("#!/bin/sh\necho 'no memory left' >&2\nkill -ABRT $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv(qemu.FOLDER, str(tmp_path))
+    found = _proven(path, tmp_path)
+    assert found.metrics == ()
+    assert found.notes == (
+        "not verified on Haswell: model.onnx on qemu:haswell: its runtime crashed (SIGABRT); last words: no memory left"
+        " (layer can saturate there)",
+    )
+
+
+def test_files_that_cannot_meet_such_a_processor_are_not_emulated(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = write(dense(63), ".onnx", tmp_path)
+    assert _proven(path, tmp_path, "intel") == _proven(path, tmp_path, "arm64") == Proven()
+    assert _proven(path, tmp_path, "cpu", "float32") == Proven()
+
+
+@pytest.mark.slow
+def test_build_keeps_what_it_emulated(tmp_path: Path, haswell: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    path = write(dense(127), ".onnx", tmp_path)
+    first = _proven(path, tmp_path)
+    assert [(figure.name, figure.value, figure.passed) for figure in first.metrics][::2] == [
+        ("flips@haswell", SAMPLES, False),
+        ("samples@haswell", SAMPLES, None),
+    ]
+    assert "products of layer leave 16 bits" in first.notes[0]
+    monkeypatch.setattr(isa, "prove", None)  # a second run would fail
+    assert _proven(path, tmp_path) == first
