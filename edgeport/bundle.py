@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgeport.dataset import open_dataset
 from edgeport.devices.host import bench
 from edgeport.errors import ConfigError, LimitError
 from edgeport.store import file_digest
+from edgeport.validation import isa as emulation
+from edgeport.validation.probe import random_inputs, sample_inputs
+
+if TYPE_CHECKING:
+    from edgeport.dataset import Dataset
+    from edgeport.devices.device import Device
 
 SUFFIXES = (".tflite", ".xml", ".onnx")
 
@@ -53,6 +62,49 @@ def verify_bundle(bundle: Path) -> Iterator[str]:
     for file in artifacts(bundle):
         timing = bench([file], threads=1, rounds=1)[0]
         yield f"runs     {file.relative_to(bundle)} ({timing.p50_ms:.3f} ms, measured on this machine)"
+
+
+def verify_isa(bundle: Path, device: Device, *, evaluate: str | None, samples: int) -> Iterator[str]:
+    """Run every shipped file here, in exact arithmetic and on an emulated processor; yield a line a file.
+
+    Args:
+        bundle: an output folder, or one target's folder.
+        device: the processor.
+        evaluate: data to run, or None: random numbers of the range that each file takes.
+        samples: how many.
+
+    Raises:
+        ConfigError: wrong data, or no files.
+        MissingPackageError: a runtime is not installed.
+        StageError: a file fails in its runtime, here or there.
+        LimitError: a file answers otherwise there than in exact arithmetic.
+    """
+    data = None if evaluate is None else open_dataset(evaluate)
+    wrong = []
+    for file in artifacts(bundle):
+        with TemporaryDirectory(prefix="edgeport-") as folder:
+            inputs = _inputs(file, data, samples, Path(folder))
+            proof = emulation.prove(file, inputs, device=device)
+        name = file.relative_to(bundle)
+        chosen = f"samples of {data.name}" if data else "random samples, for want of --evaluate"
+        yield (
+            f"{proof.isa:<8} {name}: {_told(proof.emulated)} against exact arithmetic, "
+            f"{_told(proof.against_native)} against this machine ({proof.samples} {chosen})"
+        )
+        if said := emulation.sentence(proof):
+            yield f"{'':<8} {name}: {said}"
+            wrong.append(f"{name} answers otherwise on {proof.isa}: {_told(proof.emulated)}")
+    if wrong:
+        raise LimitError("; ".join(wrong))
+
+
+def _inputs(file: Path, data: Dataset | None, samples: int, folder: Path) -> tuple[Path, ...]:
+    return random_inputs(file, samples, folder) if data is None else sample_inputs(data, samples, folder)
+
+
+def _told(found: emulation.Comparison) -> str:
+    flips = "no class scores" if found.flips is None else f"{found.flips} flip{'' if found.flips == 1 else 's'}"
+    return f"{flips} and max |dlogit| {found.logit_difference:.3g}"
 
 
 def _listed(bundle: Path) -> Mapping[str, _File]:

@@ -159,7 +159,8 @@ def targets(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
             return
         width = max(len(target.name) for target in known)
         for target in known:
-            typer.echo(f"{target.name:<{width}}  {target.backend:<11}  {target.description}")
+            integers = f"{target.int8.weight_bits}-bit weights, {target.int8.accumulator}"
+            typer.echo(f"{target.name:<{width}}  {target.backend:<11}  {integers:<26}  {target.description}")
 
 
 @app.command()
@@ -221,14 +222,29 @@ def bench(
 
 
 @app.command()
-def verify(bundle: Annotated[Path, typer.Argument(help="an output folder of edgeport build")]) -> None:
-    """Check every file of a build against its manifest, and load each artifact in its runtime."""
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="an output folder of edgeport build")],
+    isa: Annotated[str | None, typer.Option(help="emulated processor to run every file on: haswell")] = None,
+    evaluate: Annotated[str | None, typer.Option(help="samples to run there (default: random numbers)")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="how many of them")] = 64,
+) -> None:
+    """Check every file of a build against its manifest, and load each artifact in its runtime.
+
+    With --isa, also run each one here, in exact arithmetic and on that processor under emulation.
+    """
     with reported():
         _quiet_environment(None)
-        from edgeport.bundle import verify_bundle
+        from edgeport.bundle import verify_bundle, verify_isa
+        from edgeport.devices import qemu
 
+        if evaluate is not None and isa is None:
+            raise ConfigError("--evaluate needs --isa: without it, verify only checks the files")
+        processor = None if isa is None else qemu.device(isa)
         for line in verify_bundle(bundle):
             typer.echo(line)
+        if processor is not None:
+            for line in verify_isa(bundle, processor, evaluate=evaluate, samples=samples):
+                typer.echo(line)
 
 
 @app.command()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edgeport.errors import MissingPackageError
+from edgeport.devices import qemu
+from edgeport.errors import ConfigError, MissingPackageError
 
 EXTRAS = ("tflite", "openvino", "onnxruntime", "demo")
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
@@ -79,7 +80,17 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu extensions": ", ".join(name for name in CPU_FEATURES if name in features) or "unknown",
         "environment": "virtual" if sys.prefix != sys.base_prefix else "system",
+        "emulation": _emulation(),
     }
+
+
+def _emulation() -> str:
+    """Say whether int8 files can be proven on an x86 processor without VNNI, or what is missing for that."""
+    try:
+        device = qemu.device("haswell")
+    except (ConfigError, MissingPackageError) as error:
+        return f"{error} (int8 files stay unverified on x86 without VNNI)"
+    return f"{device.name} by {qemu.version(device) or 'an unknown version'} of {device.command[0]}"
 
 
 def cpu_features() -> frozenset[str]:

@@ -154,23 +154,30 @@ class _Validating:
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
+        from edgeport.validation.proof import proven
+
         results: dict[str, TargetResult] = {}
         seconds = 0.0
+        said: dict[str, object] = {}
         targets = [target for target in self.plan.targets if target.name in built]
         with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
             inputs = _once(lambda: self._write_inputs(folder))
             for target in targets:
                 task.note(target.name)
                 found = self._validated(target, built[target.name], inputs)
-                seconds += found.seconds
                 shipped = built[target.name][0]
-                notes = [*_notes(shipped), *self._unused_labels(found.metrics)]
+                proof = proven(self.store, shipped, target, inputs, samples_digest=self.samples.digest)
+                seconds += found.seconds + proof.seconds
+                notes = [*self._unused_labels(found.metrics), *proof.notes]
+                said[target.name] = {"notes": notes}
                 results[target.name] = TargetResult(
-                    artifact=artifact_name(target.name, shipped), metrics=found.metrics, notes=tuple(notes)
+                    artifact=artifact_name(target.name, shipped),
+                    metrics=(*found.metrics, *proof.metrics),
+                    notes=(*_notes(shipped), *notes),
                 )
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
-        figures = {"samples": len(self.samples), "host": platform.machine()}
+        figures = {"samples": len(self.samples), "host": platform.machine(), **said}
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:

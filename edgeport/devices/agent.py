@@ -561,7 +561,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.models:
         network = Network(path, args)
         networks.append(network)
-        for index in range(WARMUP):
+        for index in range(args.warmup):
             network.timed(network.feed(samples[index]), keep=False)
         alone = peak_rss_bytes() if len(networks) == 1 else alone  # before another file is loaded beside it
     results: list[Results] = []
@@ -697,6 +697,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--inputs", nargs="+", required=True, metavar="NPY", help="one file a network input")
     one.add_argument("--outputs", nargs="+", required=True, metavar="NPZ", help="one file a model")
     one.add_argument("--samples", nargs="+", type=_positive, metavar="N", help="only the first N; one number a model")
+    one.add_argument("--warmup", type=int, default=WARMUP, metavar="W", help=f"untimed inferences a model ({WARMUP})")
     one.set_defaults(call=run)
     two = commands.add_parser("bench", parents=[shared], help="time models side by side in turn")
     two.add_argument("models", nargs="+", metavar="MODEL")

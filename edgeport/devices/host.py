@@ -1,4 +1,4 @@
-"""Runs an artifact on this machine: the single-file agent in a process of its own.
+"""Runs an artifact on this machine, or on another device: the single-file agent in a process of its own.
 
 A process of its own, because then the peak memory is that of one file, a runtime that crashes takes nothing along, and
 it is the very script that runs on devices.
@@ -6,12 +6,6 @@ it is the very script that runs on devices.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeport.errors import MissingPackageError, StageError
+from edgeport.devices.device import AGENT, HOST, Device, call
 
-AGENT = Path(__file__).with_name("agent.py")
-TIMEOUT_SECONDS = 7200.0  # 10,000 samples of 0.7 s each; a runtime that hangs must not hang the build
-
-_PACKAGES = {
-    ".tflite": ("ai_edge_litert", "tflite"),
-    ".xml": ("openvino", "openvino"),
-    ".onnx": ("onnxruntime", "onnxruntime"),
-}
+__all__ = ["AGENT", "HOST", "RunResult", "Timing", "bench", "run", "run_together"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,26 +64,28 @@ class RunResult:
     seconds: float
 
 
-def run(
+def run(  # noqa: PLR0913  # keyword-only past the second
     path: Path,
     inputs: Sequence[Path],
     *,
     threads: int = 1,
     io: Path | None = None,
     samples: int | None = None,
+    device: Device = HOST,
 ) -> RunResult:
     """Run one file over the samples; see `run_together`."""
     wanted = None if samples is None else (samples,)
-    return run_together((path,), inputs, threads=threads, io=io, samples=wanted)[0]
+    return run_together((path,), inputs, threads=threads, io=io, samples=wanted, device=device)[0]
 
 
-def run_together(
+def run_together(  # noqa: PLR0913  # keyword-only past the second
     paths: Sequence[Path],
     inputs: Sequence[Path],
     *,
     threads: int = 1,
     io: Path | None = None,
     samples: Sequence[int] | None = None,
+    device: Device = HOST,
 ) -> tuple[RunResult, ...]:
     """Run files of one runtime over the same samples in one process, ten samples of each in turn.
 
@@ -109,6 +98,7 @@ def run_together(
         threads: threads of the runtime.
         io: map of inputs and outputs; None: `io.json` beside each file.
         samples: how many of the first samples each file runs; None: all. Latencies are taken while all are running.
+        device: where; what an emulator needs is no latency.
 
     Raises:
         MissingPackageError: the runtime is not installed.
@@ -119,7 +109,8 @@ def run_together(
         arguments = ["run", *_texts(paths), "--inputs", *_texts(inputs), "--outputs", *_texts(results)]
         if samples is not None:
             arguments += ["--samples", *(str(count) for count in samples)]
-        report = _call(arguments, paths, threads=threads, io=io)
+        arguments += ["--warmup", "0"] if device.is_emulated else []
+        report = call(device, arguments, paths, threads=threads, io=io)
         outputs = [_read(result) for result in results]
     return tuple(
         RunResult(
@@ -136,13 +127,14 @@ def run_together(
     )
 
 
-def bench(
+def bench(  # noqa: PLR0913  # keyword-only past the first
     paths: Sequence[Path],
     *,
     threads: int = 1,
     inputs: Sequence[Path] = (),
     seconds: float = 1.0,
     rounds: int | None = None,
+    device: Device = HOST,
 ) -> tuple[Timing, ...]:
     """Time files of one runtime side by side, in turn: rounds of ten inferences, fewer for files that take long.
 
@@ -152,6 +144,7 @@ def bench(
         inputs: an .npy file a network input; none: seeded random numbers.
         seconds: time budget; ends after the round in which it is used up.
         rounds: at most this many rounds; None: as many as fit the budget.
+        device: where; what an emulator needs is no latency.
 
     Raises:
         MissingPackageError: the runtime is not installed.
@@ -160,7 +153,7 @@ def bench(
     arguments = ["bench", *_texts(paths), "--seconds", str(seconds)]
     arguments += ["--inputs", *_texts(inputs)] if inputs else []
     arguments += ["--rounds", str(rounds)] if rounds else []
-    report = _call(arguments, paths, threads=threads)
+    report = call(device, arguments, paths, threads=threads)
     return tuple(_timing(model) for model in report["models"])
 
 
@@ -176,53 +169,3 @@ def _timing(model: Mapping[str, Any]) -> Timing:
 def _read(path: Path) -> tuple[NDArray[Any], ...]:
     with np.load(path, allow_pickle=False) as archive:
         return tuple(archive[f"out{index}"] for index in range(len(archive.files)))
-
-
-def _call(
-    arguments: list[str],
-    paths: Sequence[Path],
-    *,
-    threads: int,
-    io: Path | None = None,
-) -> dict[str, Any]:
-    """Run the agent and return its JSON; whatever ends this call ends the agent too."""
-    _check_packages(paths)
-    # -I: nothing of the caller's folder or PYTHON* variables reaches the agent; installed packages still do.
-    command = [sys.executable, "-I", str(AGENT), *arguments, "--threads", str(threads)]
-    command += ["--io", str(io.absolute())] if io else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    names = ", ".join(path.name for path in paths)
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
-    ) as process:
-        try:
-            stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise StageError(f"{names}: still running after {TIMEOUT_SECONDS:g} s, ended") from error
-        finally:
-            process.kill()  # does nothing to a process that has ended
-    if process.returncode != 0:
-        raise StageError(f"{names}: {_last_words(process.returncode, stderr)}")
-    report: dict[str, Any] = json.loads(stdout)
-    return report
-
-
-def _check_packages(paths: Sequence[Path]) -> None:
-    for path in paths:
-        package, extra = _PACKAGES.get(path.suffix, ("", ""))
-        if package and importlib.util.find_spec(package) is None:
-            raise MissingPackageError(f"{path.name} needs {package} to run: pip install 'edgeport[{extra}]'")
-
-
-def _last_words(code: int, stderr: bytes) -> str:
-    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("INFO: ")]  # LiteRT's; it has no switch for them
-    said = lines[-1].removeprefix("agent.py: ") if lines else "no message"
-    if code < 0:
-        return f"its runtime crashed ({signal.Signals(-code).name}); last words: {said}"
-    return said

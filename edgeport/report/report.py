@@ -81,11 +81,12 @@ def read_report(path: Path) -> Report:
         stages = tuple(msgspec.convert(stage, StageRecord) for stage in content["stages"])
         built = {name: found for name, found in content["targets"].items() if found["artifact"] is not None}
         notes = next((stage.metrics for stage in stages if stage.name == "lower"), {})
+        more = next((stage.metrics for stage in stages if stage.name == "validate"), {})
         targets = {
             name: TargetResult(
                 artifact=found["artifact"],
                 metrics=tuple(msgspec.convert(metric, Metric) for metric in found["metrics"]),
-                notes=_notes(notes.get(name)),
+                notes=(*_notes(notes.get(name)), *_notes(more.get(name))),
             )
             for name, found in built.items()
         }

@@ -83,6 +83,14 @@ def _cosine(value: float) -> str:
     return f"{value:.4f}"
 
 
+def _number_of(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4g}"
+
+
 def _times(value: float) -> str:
     return f"{value:.2f} x"
 
@@ -95,6 +103,9 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "top1_drop": ("top-1 lost, points", _points),
     "agreement": ("same answer as float PyTorch", _percent),
     "agreement@float32": ("same answer, float file", _percent),
+    "flips@haswell": ("answers changed on Haswell", _number_of),
+    "logit_difference_max@haswell": ("largest change of an output there", _plain),
+    "samples@haswell": ("samples run there", _number_of),
     "cosine_min": ("lowest cosine with float PyTorch", _cosine),
     "cosine_min@float32": ("lowest cosine, float file", _cosine),
     "latency_p50_ms": ("latency p50", _milliseconds),

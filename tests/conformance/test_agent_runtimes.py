@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -314,10 +314,10 @@ def test_interrupting_the_caller_ends_the_agent(files: Files) -> None:
         _wait(lambda: not Path(f"/proc/{child}").exists())
 
 
-def test_a_runtime_that_hangs_is_ended(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "TIMEOUT_SECONDS", 1.0)
+def test_a_runtime_that_hangs_is_ended(files: Files) -> None:
+    hurried = replace(host.HOST, timeout_seconds=1.0)
     with pytest.raises(StageError, match=r"model\.onnx: still running after 1 s, ended"):
-        host.bench((files.models[".onnx"],), seconds=60.0)
+        host.bench((files.models[".onnx"],), seconds=60.0, device=hurried)
 
 
 def test_a_bad_file_is_a_stage_error_in_one_line(files: Files, tmp_path: Path) -> None:

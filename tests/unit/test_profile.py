@@ -39,9 +39,15 @@ def test_target_of_ones_own_has_its_files_name_and_the_defaults(tmp_path: Path) 
         isa="aarch64",
         threads=1,
         channel_multiple=8,
-        int8=Int8Scheme(weight_bits=8, io="float"),
+        int8=Int8Scheme(accumulator="int32", weight_bits=8, io="float"),
         limits=Limits(
-            max_top1_drop=1.0, min_agreement=95.0, min_cosine=None, min_float_agreement=99.5, min_float_cosine=0.999
+            max_top1_drop=1.0,
+            min_agreement=95.0,
+            min_cosine=None,
+            min_float_agreement=99.5,
+            min_float_cosine=0.999,
+            max_flips=0,
+            max_logit_difference=0.0,
         ),
     )
 
@@ -57,6 +63,36 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (profile.threads, profile.channel_multiple) == (4, 16)
     assert profile.int8 == Int8Scheme(weight_bits=7, io="int8")
     assert (profile.limits.max_top1_drop, profile.limits.min_agreement) == (2.5, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "accumulator", "weight_bits"),
+    [
+        ('backend = "tflite"\nisa = "aarch64"\n', "int32", 8),
+        ('backend = "onnxruntime"\nisa = "aarch64"\n', "int32", 8),
+        ('backend = "onnxruntime"\nisa = "x86_64"\n', "int16_pairs", 7),
+        ('backend = "openvino"\nisa = "any"\nextensions = ["avx2"]\n', "int16_pairs", 7),
+        ('backend = "openvino"\nisa = "x86_64"\nextensions = ["avx2", "vnni"]\n', "int32", 8),
+        ('backend = "tflite"\nisa = "any"\n', "int32", 8),
+        ('backend = "openvino"\nisa = "x86_64"\nint8.accumulator = "int32"\n', "int32", 8),
+        ('backend = "openvino"\nisa = "x86_64"\nint8.weight_bits = 8\n', "int16_pairs", 8),
+        ('backend = "openvino"\nisa = "aarch64"\nint8.accumulator = "int16_pairs"\n', "int16_pairs", 7),
+    ],
+)
+def test_weight_bits_follow_from_how_the_processor_adds(
+    tmp_path: Path, text: str, accumulator: str, weight_bits: int
+) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text('description = "mine"\n' + text)
+    found = load(str(path)).int8
+    assert (found.accumulator, found.weight_bits) == (accumulator, weight_bits)
+
+
+@pytest.mark.parametrize("name", known_targets())
+def test_shipped_target_states_its_accumulator(name: str, root: Path) -> None:
+    assert "int8.accumulator = " in (root / "targets" / f"{name}.toml").read_text()
+    scheme = load(name).int8
+    assert scheme.weight_bits == (7 if scheme.accumulator == "int16_pairs" else 8)
 
 
 def test_unknown_target_names_the_known_and_the_nearest() -> None:
@@ -77,6 +113,8 @@ def test_missing_target_file_is_named(tmp_path: Path) -> None:
         (MINIMAL + "channels = 8\n", "unknown field `channels`"),
         (MINIMAL + "int8.bits = 8\n", "unknown field `bits`"),
         (MINIMAL + "int8.weight_bits = 4\n", "Invalid enum value 4"),
+        (MINIMAL + 'int8.accumulator = "int16"\n', "Invalid enum value 'int16'"),
+        (MINIMAL + "int8 = 3\n", r"Expected `object`, got `int` - at `\$.int8`"),
         (MINIMAL + 'threads = "two"\n', r"Expected `int`, got `str` - at `\$.threads`"),
         (MINIMAL.replace("aarch64", "riscv"), "Invalid enum value 'riscv'"),
         ('backend = "tflite"\n', "missing required field"),

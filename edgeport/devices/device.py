@@ -1,0 +1,117 @@
+"""A place where the agent runs, and the one way to run it there: a process that has an end.
+
+A device is a command that runs the agent's file with the arguments that follow, and the environment of that command:
+Python itself on this machine, Python under an emulator, a remote shell.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeport.errors import MissingPackageError, StageError
+
+AGENT = Path(__file__).with_name("agent.py")
+TIMEOUT_SECONDS = 7200.0  # 10,000 samples of 0.7 s each; a runtime that hangs must not hang the build
+
+_PACKAGES = {
+    ".tflite": ("ai_edge_litert", "tflite"),
+    ".xml": ("openvino", "openvino"),
+    ".onnx": ("onnxruntime", "onnxruntime"),
+}
+_CHATTER = ("INFO: ", "qemu-")  # LiteRT's notes and the emulator's warnings of features it lacks; neither has a switch
+_EPITAPH = "qemu: uncaught target signal"  # what the emulator adds to the last words of what it ran
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where the agent runs.
+
+    Attributes:
+        name: as users type it: `host`, `qemu:haswell`.
+        command: what runs a Python file there, e.g. `("python3", "-I")`.
+        environment: variables beside this process's own.
+        is_emulated: its time says nothing, so no inference is spent on warming up.
+        timeout_seconds: after that a run is ended.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    is_emulated: bool = False
+    timeout_seconds: float = TIMEOUT_SECONDS
+
+
+# -I: nothing of the caller's folder or PYTHON* variables reaches the agent; installed packages still do.
+HOST = Device(name="host", command=(sys.executable, "-I"))
+
+
+def call(
+    device: Device,
+    arguments: Sequence[str],
+    paths: Sequence[Path],
+    *,
+    threads: int,
+    io: Path | None = None,
+) -> dict[str, Any]:
+    """Run the agent and return its JSON; whatever ends this call ends the agent too.
+
+    Args:
+        device: where.
+        arguments: of the agent, without threads and io.
+        paths: the files that it will run.
+        threads: threads of the runtime.
+        io: map of inputs and outputs; None: `io.json` beside each file.
+
+    Raises:
+        MissingPackageError: the runtime is not installed.
+        StageError: the agent refuses its files, crashes, or takes too long.
+    """
+    _check_packages(paths)
+    command = [*device.command, str(AGENT), *arguments, "--threads", str(threads)]
+    command += ["--io", str(io.absolute())] if io else []
+    environment = {**os.environ, **device.environment, "OMP_NUM_THREADS": str(threads)}
+    names = ", ".join(path.name for path in paths)
+    where = names if device.name == HOST.name else f"{names} on {device.name}"
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=device.timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise StageError(f"{where}: still running after {device.timeout_seconds:g} s, ended") from error
+        finally:
+            process.kill()  # does nothing to a process that has ended
+    if process.returncode != 0:
+        raise StageError(f"{where}: {_last_words(process.returncode, stderr)}")
+    report: dict[str, Any] = json.loads(stdout)
+    return report
+
+
+def _check_packages(paths: Sequence[Path]) -> None:
+    for path in paths:
+        package, extra = _PACKAGES.get(path.suffix, ("", ""))
+        if package and importlib.util.find_spec(package) is None:
+            raise MissingPackageError(f"{path.name} needs {package} to run: pip install 'edgeport[{extra}]'")
+
+
+def _last_words(code: int, stderr: bytes) -> str:
+    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith((*_CHATTER, _EPITAPH))]
+    said = lines[-1].removeprefix("agent.py: ") if lines else "no message"
+    if code < 0:
+        return f"its runtime crashed ({signal.Signals(-code).name}); last words: {said}"
+    return said
