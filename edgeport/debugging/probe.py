@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from edgeport.errors import ConfigError, MissingPackageError
-from edgeport.formats import reader_of
 
 if TYPE_CHECKING:
     from edgeport.debugging.files import ModelFile
@@ -58,7 +57,6 @@ def open_probe(file: ModelFile, keys: Sequence[str]) -> Probe:
         ConfigError: it is damaged, or its runtime refuses it.
         MissingPackageError: its runtime is not installed.
     """
-    reader_of(file.path).read_interface(file.path)  # its errors name what is damaged
     try:
         module = import_module(f"edgeport.debugging.{file.runtime}")
         return cast(Probe, module.open_probe(file, keys))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from edgeport.debugging.network import Network, Values
 
 Sample = Sequence[np.ndarray]
+
+
+class Layers(Protocol):
+    """The order of a network's layers, and what they read."""
+
+    keys: tuple[str, ...]
+
+    def layer_key(self, key: str) -> str:
+        """Return how a layer is called for people."""
+        ...
+
+    def feeds(self, key: str) -> tuple[str, ...]:
+        """Return the keys of the values that a layer reads."""
+        ...
 
 
 @dataclass
@@ -76,14 +90,14 @@ def study(network: Network, probes: Mapping[ModelFile, Probe], samples: Iterable
         clean = network.values(sample)
         for file, probe in probes.items():
             seen = probe.run(sample)
-            add_outputs(studies[file], seen)
+            compare_outputs(studies[file], seen)
             _add_sample(studies[file], network, clean, _Fitted(network, seen, layouts[file.runtime], sample))
     for found in studies.values():
         found.layers = {key: found.layers[key] for key in network.keys if key in found.layers}
     return tuple(studies.values())
 
 
-def add_outputs(found: Study, seen: Observed) -> None:
+def compare_outputs(found: Study, seen: Observed) -> None:
     """Compare the outputs of the untouched file with those beside the inner values."""
     for kept, shipped in zip(seen.outputs, seen.as_shipped, strict=True):
         found.kept.add(np.asarray(shipped), np.asarray(kept))
