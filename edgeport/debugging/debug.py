@@ -16,6 +16,7 @@ from edgeport.errors import ConfigError, MissingPackageError
 from edgeport.formats import reader_of
 from edgeport.stages.persistence import NETWORK, WEIGHTS
 
+Refused = dict[str, ConfigError | MissingPackageError]
 KEPT_DB = 20.0  # below that, looking at the values changed the answer too much to speak for the file
 
 
@@ -31,7 +32,7 @@ class Debugged:
         names: provenance key -> how the layer is called.
         verdict: who is wrong.
         notes: sentences: files that are missing, changed or damaged, and what limits the comparison.
-        unread: names of files that could not be looked into.
+        unread: names of files that are damaged; those whose runtime is not installed are only in the notes.
     """
 
     reference: str
@@ -42,6 +43,11 @@ class Debugged:
     verdict: Verdict
     notes: tuple[str, ...]
     unread: tuple[str, ...]
+
+    @property
+    def is_anyone_wrong(self) -> bool:
+        """Whether a file is wrong or cannot be read; a fragile layer is nobody's fault."""
+        return bool(self.verdict.odd or self.unread)
 
 
 def debug(folder: Path, *, data: str | None = None, count: int = 8) -> Debugged:
@@ -65,7 +71,7 @@ def debug(folder: Path, *, data: str | None = None, count: int = 8) -> Debugged:
     network, doubt = _network(folder, samples)
     keys = network.keys if network is not None else known_layers(sound)
     probes, refused = _probes(sound, keys)
-    unread = {**damaged, **refused}
+    unread = damaged | refused
     if network is not None:
         layers: Layers = network
         studies = study(network, probes, samples)
@@ -82,44 +88,50 @@ def debug(folder: Path, *, data: str | None = None, count: int = 8) -> Debugged:
         layers=seen,
         names={key: layers.layer_key(key) for key in seen},
         verdict=judge(layers, studies),
-        notes=(*notes, *unread.values(), *doubt, *_disturbed(studies)),
-        unread=tuple(unread),
+        notes=(
+            *notes,
+            *(f"{name} is left out: {error}" for name, error in unread.items()),
+            *doubt,
+            *_disturbed(studies),
+        ),
+        unread=tuple(name for name, error in unread.items() if isinstance(error, ConfigError)),
     )
 
 
-def _sound(files: Sequence[ModelFile]) -> tuple[tuple[ModelFile, ...], dict[str, str]]:
-    """Return the files that can be read, and name -> reason of the others.
+def _sound(files: Sequence[ModelFile]) -> tuple[tuple[ModelFile, ...], Refused]:
+    """Return the files that can be read, and name -> why not of the others.
 
     Raises:
         ConfigError: none can.
     """
-    found, reasons = [], {}
+    found: list[ModelFile] = []
+    reasons: Refused = {}
     for file in files:
         try:
             reader_of(file.path).read_interface(file.path)
             found.append(file)
         except (ConfigError, MissingPackageError) as error:
-            reasons[file.name] = f"{file.name} is left out: {error}"
+            reasons[file.name] = error
     if not found:
-        raise ConfigError("; ".join(reasons.values()))
+        raise ConfigError("; ".join(str(reason) for reason in reasons.values()))
     return tuple(found), reasons
 
 
-def _probes(files: Sequence[ModelFile], keys: Sequence[str]) -> tuple[dict[ModelFile, Probe], dict[str, str]]:
-    """Return the loaded files, and name -> reason of those that their runtime refuses.
+def _probes(files: Sequence[ModelFile], keys: Sequence[str]) -> tuple[dict[ModelFile, Probe], Refused]:
+    """Return the loaded files, and name -> why not of those that their runtime refuses.
 
     Raises:
         ConfigError: it refuses all, or no runtime is installed.
     """
     found: dict[ModelFile, Probe] = {}
-    reasons = {}
+    reasons: Refused = {}
     for file in files:
         try:
             found[file] = open_probe(file, keys)
         except (ConfigError, MissingPackageError) as error:
-            reasons[file.name] = f"{file.name} is left out: {error}"
+            reasons[file.name] = error
     if not found:
-        raise ConfigError("; ".join(reasons.values()))
+        raise ConfigError("; ".join(str(reason) for reason in reasons.values()))
     return found, reasons
 
 

@@ -34,6 +34,10 @@ class InOrder:
         place = self.keys.index(key)
         return self.keys[max(0, place - 1) : place]
 
+    def outliers(self, key: str) -> float:
+        """Return 1: the weights are not known."""
+        return 1.0
+
 
 def known_layers(files: Sequence[ModelFile]) -> tuple[str, ...]:
     """Return the provenance keys that the files know, in execution order."""

@@ -119,6 +119,19 @@ class Network:
         node = self.layer_of(key)
         return names.get(node.name, key) if _operator(node).startswith(WITH_WEIGHTS) else key
 
+    def outliers(self, key: str) -> float:
+        """Return how many times larger a layer's largest channel of weights is than its median one.
+
+        Channels are those that it gives or those that it reads, whichever are further apart; 1 without weights.
+        """
+        worst = 1.0
+        for operand in self.layer_of(key).all_input_nodes:
+            weight = attribute(self.module, str(operand.target)).detach() if operand.op == "get_attr" else None
+            for axis in (0, 1) if weight is not None and weight.dim() > 1 else ():
+                largest = weight.abs().amax([other for other in range(weight.dim()) if other != axis])
+                worst = max(worst, float(largest.max() / largest.median().clamp_min(1e-30)))
+        return worst
+
     def feeds(self, key: str) -> tuple[str, ...]:
         """Return the keys of the values that a layer reads."""
         found: dict[str, None] = {}

@@ -40,6 +40,10 @@ class Layers(Protocol):
         """Return the keys of the values that a layer reads."""
         ...
 
+    def outliers(self, key: str) -> float:
+        """Return how many times larger a layer's largest channel of weights is than its median one."""
+        ...
+
 
 @dataclass
 class LayerSums:
@@ -62,7 +66,7 @@ class LayerSums:
     @property
     def own_db(self) -> float:
         """SQNR of the layer's own error, at its output or at the layers that read it, whichever is worse."""
-        return min(self.own.sqnr_db, *(sums.sqnr_db for sums in self.effects.values()), self.own.sqnr_db)
+        return min([self.own.sqnr_db, *(sums.sqnr_db for sums in self.effects.values())])
 
 
 @dataclass(kw_only=True)

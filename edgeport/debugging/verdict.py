@@ -8,8 +8,10 @@ computes wrongly and not one behind it. Three rules:
 - int8, against the others: all files have the same ranges and the same float weights, so the same layer has about the
   same error in each (within 3 dB on ResNet-20; 7-bit weights instead of 8-bit cost up to 6). A file whose layer is
   ODD_DB worse than in every other int8 file that computes it in integers, or SPAN_DB worse with another range, is odd.
-- int8, against itself: a layer FRAGILE_DB worse than the file's median layer, and below LOW_DB, is where int8 breaks
-  down. When every int8 file says so of a layer, no file is wrong: the layer does not survive 8 bits.
+- int8, against itself: a layer FRAGILE_DB worse than the file's median layer, and below LOW_DB, is fragile: 8 bits are
+  too few for it, in whatever file. Where it makes a value whose small channels the next layer needs, and that layer is
+  fragile too, the one with the larger outliers among its weights is blamed first: rescaling a channel in one layer and
+  back in the next changes nothing but that.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ ODD_DB = 10.0
 SPAN_DB = 3.0
 SPAN_SHARE = 0.1  # of the width of the others' range
 FRAGILE_DB = 10.0
-LOW_DB = 25.0
+LOW_DB = 35.0
+BLAME_SHARE = 2.0  # how many times larger the outliers of the layer behind must be to be blamed before the one ahead
 UNQUANTIZED_DB = 70.0  # a layer above that only moves values, or runs in float
 AGREE_DB = 1.0  # float files that are this close to each other are wrong in the same way
 
@@ -50,6 +53,7 @@ class Finding:
         before_db: SQNR of the worst value that the layer reads, against PyTorch.
         after_db: SQNR of its own value, against PyTorch.
         shape: the file's shape of the value, where it is another than PyTorch's.
+        reader: the layer at which its error does most harm, where that is more than at its own output.
         span: lowest and highest real of the value's integers, where the other files' range is another.
         usual_span: the other files' range, then.
     """
@@ -63,12 +67,13 @@ class Finding:
     before_db: float
     after_db: float
     shape: tuple[int, ...] | None = None
+    reader: str | None = None
     span: tuple[float, float] | None = None
     usual_span: tuple[float, float] | None = None
 
     @property
     def jump_db(self) -> float:
-        """How far SQNR falls at this layer; for a fragile layer at the layers that read it."""
+        """How much worse the layer is than usual, or how far SQNR falls from what it reads: whichever is more."""
         return max(self.before_db - self.after_db, self.usual_db - self.own_db)
 
 
@@ -77,10 +82,10 @@ class Verdict:
     """Who is wrong.
 
     Attributes:
-        first: file label -> the first layer in execution order that breaks a rule; None: there is none.
+        first: file label -> the first layer that breaks a rule; None: there is none.
         odd: labels of the files that are wrong where others are right; `torch` where all float files agree on another
             value than PyTorch has.
-        fragile: layers that break down in every int8 file, in execution order.
+        fragile: layers for which 8 bits are too few, the one to blame first.
         findings: everything found, by file and in execution order.
     """
 
@@ -93,27 +98,37 @@ class Verdict:
 def judge(network: Layers, studies: Sequence[Study]) -> Verdict:
     """Apply the rules to all files of a build."""
     by_file = {found.file.label: _findings(network, found, studies) for found in studies}
-    quantized = [found for found in studies if found.file.precision == "int8"]
-    everywhere = [
-        key
-        for key in network.keys
-        if len(quantized) > 1
-        and all(any(f.key == key and f.kind == "fragile" for f in by_file[found.file.label]) for found in quantized)
-    ]
     floats = [by_file[found.file.label] for found in studies if found.file.is_float]
     torch_is_odd = len(floats) > 1 and all(floats) and _alike([found[0] for found in floats])
     wrong = [
         label
         for label, found in by_file.items()
-        if any(finding.key not in everywhere for finding in found)
+        if any(finding.kind != "fragile" for finding in found)
         and not (torch_is_odd and found[0].key == floats[0][0].key)
     ]
+    fragile = _blamed(network, [f for found in by_file.values() for f in found if f.kind == "fragile"])
+    for label, found in by_file.items():
+        if label not in wrong:
+            by_file[label] = sorted(
+                found, key=lambda finding: fragile.index(finding.key) if finding.key in fragile else -1
+            )
     return Verdict(
         first={label: found[0] if found else None for label, found in by_file.items()},
         odd=("torch", *wrong) if torch_is_odd else tuple(wrong),
-        fragile=tuple(dict.fromkeys(network.layer_key(key) for key in everywhere)),
+        fragile=tuple(dict.fromkeys(network.layer_key(key) for key in fragile)),
         findings=tuple(finding for found in by_file.values() for finding in found),
     )
+
+
+def _blamed(network: Layers, findings: Sequence[Finding]) -> list[str]:
+    """Return the keys of fragile layers in execution order, but a layer before one whose outliers it only suffers."""
+    keys = [key for key in network.keys if any(finding.key == key for finding in findings)]
+    for place in range(len(keys) - 1):
+        one, other = keys[place : place + 2]
+        is_harmed_there = any(f.key == one and f.reader == network.layer_key(other) for f in findings)
+        if is_harmed_there and network.outliers(other) > BLAME_SHARE * network.outliers(one):
+            keys[place : place + 2] = [other, one]
+    return keys
 
 
 def _alike(firsts: Sequence[Finding]) -> bool:
@@ -150,6 +165,8 @@ def _broken(
     if peers and (deficit >= ODD_DB or (deficit >= SPAN_DB and spans is not None)):
         return "odd", min(peers)
     if sums.own_db < min(LOW_DB, typical - FRAGILE_DB):
+        if peers and max(peers) - sums.own_db >= 2 * ODD_DB:
+            return "odd", max(peers)  # two files are wrong, one is right
         return "fragile", typical
     return None
 
@@ -170,11 +187,12 @@ def _other_spans(key: str, found: Study, others: Sequence[Study]) -> tuple[float
     return spans[0]
 
 
-def _finding(
-    network: Layers, found: Study, key: str, broken: tuple[Kind, float], others: Sequence[Study]
-) -> Finding:
+def _finding(network: Layers, found: Study, key: str, broken: tuple[Kind, float], others: Sequence[Study]) -> Finding:
     sums = found.layers[key]
     usual_span = _other_spans(key, found, others)
+    reader, effect = min(
+        ((key, effect.sqnr_db) for key, effect in sums.effects.items()), key=lambda item: item[1], default=("", 0.0)
+    )
     before = [found.layers[source].whole.sqnr_db for source in _visible_feeds(network, found, key)]
     return Finding(
         file=found.file.label,
@@ -186,6 +204,7 @@ def _finding(
         before_db=min(before, default=sums.arriving.sqnr_db),
         after_db=sums.whole.sqnr_db,
         shape=sums.shape,
+        reader=network.layer_key(reader) if reader and effect < sums.own.sqnr_db else None,
         span=found.spans.get(key) if usual_span is not None else None,
         usual_span=usual_span,
     )

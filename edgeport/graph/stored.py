@@ -199,5 +199,3 @@ def _put(root: torch.nn.Module, path: str, value: torch.Tensor) -> None:
         owner = getattr(owner, parent)
     if not hasattr(owner, name):
         owner.register_buffer(name, value)
-
-

@@ -26,6 +26,7 @@ AGENT, LABELS = "benchmark.py", "labels.txt"
 MANIFEST, REPORT = "manifest.json", "report.json"
 OURS = ("model.*", "model-float.*", BINDINGS, AGENT, LABELS)  # what a build may have left in a target's folder
 STAGING = ".edgeport-"
+DEBUG_PLOT = "debug.svg"  # `edgeport debug` leaves it beside the report; of an earlier build's files, it would mislead
 
 
 def check_output(folder: Path) -> None:
@@ -105,7 +106,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _move(staging: Path, folder: Path, files: Sequence[Path], *, targets: Sequence[str]) -> None:
     """Replace an earlier build's files; without a report while that happens, so that a report is of what lies there."""
-    for name in (REPORT, MANIFEST):
+    for name in (REPORT, MANIFEST, DEBUG_PLOT):
         (folder / name).unlink(missing_ok=True)
     for target in targets:
         for old in (file for pattern in OURS for file in (folder / target).glob(pattern)):
