@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 from edgeport.debugging.files import AGAIN, ModelFile, find_files, read_facts
 from edgeport.debugging.inputs import Sample, choose_samples
 from edgeport.debugging.median import known_layers, study_by_median
@@ -73,8 +74,8 @@ def debug(folder: Path, *, data: str | None = None, count: int = 8) -> Debugged:
     probes, refused = _probes(sound, keys)
     unread = damaged | refused
     if network is not None:
-        layers: Layers = network
         studies = study(network, probes, samples)
+        layers: Layers = network
         reference = "the float network in PyTorch (network.json, model.safetensors)"
     else:
         layers, studies, reference = study_by_median(keys, probes, samples)

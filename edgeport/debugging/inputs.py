@@ -79,7 +79,7 @@ def _interface(file: ModelFile) -> tuple[tuple[tuple[int, ...], ...], tuple[str,
     return tuple(shapes), tuple(dtypes)
 
 
-def _random(
+def _random(  # noqa: PLR0913  # keyword-only past the fourth
     file: ModelFile,
     spans: Spans,
     shapes: Sequence[tuple[int, ...]],

@@ -23,11 +23,9 @@ class Sums:
     noise: float = 0.0
     power: float = 0.0
     product: float = 0.0
-    count: int = 0
 
     def add(self, reference: np.ndarray, found: np.ndarray) -> None:
         """Add one sample; a value of another shape, or one that is not finite, counts as nothing but noise."""
-        self.count += 1
         known = reference.astype(np.float64).ravel()
         signal = float(known @ known)
         self.signal += signal

@@ -126,8 +126,10 @@ class Network:
         """
         worst = 1.0
         for operand in self.layer_of(key).all_input_nodes:
-            weight = attribute(self.module, str(operand.target)).detach() if operand.op == "get_attr" else None
-            for axis in (0, 1) if weight is not None and weight.dim() > 1 else ():
+            if operand.op != "get_attr":
+                continue
+            weight = attribute(self.module, str(operand.target)).detach()
+            for axis in (0, 1) if weight.dim() > 1 else ():
                 largest = weight.abs().amax([other for other in range(weight.dim()) if other != axis])
                 worst = max(worst, float(largest.max() / largest.median().clamp_min(1e-30)))
         return worst

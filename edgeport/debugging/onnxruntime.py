@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 Mapped = tuple[float, int, np.dtype]
 MOVES = frozenset(
-    "Clip Flatten Gather Identity MaxPool Pad Reshape Resize Slice Split Squeeze Transpose Unsqueeze".split()
+    (
+        *("Clip", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze"),
+        *("Transpose", "Unsqueeze"),
+    )
 )  # what works on integers without changing their meaning
 
 

@@ -30,7 +30,10 @@ Sample = Sequence[np.ndarray]
 class Layers(Protocol):
     """The order of a network's layers, and what they read."""
 
-    keys: tuple[str, ...]
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Provenance keys in execution order."""
+        ...
 
     def layer_key(self, key: str) -> str:
         """Return how a layer is called for people."""
@@ -53,6 +56,7 @@ class LayerSums:
         whole: the file's value against PyTorch's.
         own: the file's value against what PyTorch makes of the layer's inputs in the file.
         arriving: what PyTorch makes of those inputs against PyTorch's value: the error that came in.
+        ranged: what rounding to the file's integers makes of PyTorch's value of the same inputs, against that value.
         effects: reader's key -> PyTorch's value there, disturbed by this layer's own error alone.
         shape: the file's shape where it is another than PyTorch's.
     """
@@ -60,6 +64,7 @@ class LayerSums:
     whole: Sums = field(default_factory=Sums)
     own: Sums = field(default_factory=Sums)
     arriving: Sums = field(default_factory=Sums)
+    ranged: Sums = field(default_factory=Sums)
     effects: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
     shape: tuple[int, ...] | None = None
 
@@ -145,7 +150,17 @@ def _add_sample(found: Study, network: Network, clean: Values, fitted: _Fitted) 
             continue
         sums.whole.add(reference.numpy(), value.numpy())
         sums.own.add(own.numpy(), value.numpy())
+        if key in found.spans:
+            sums.ranged.add(own.numpy(), _rounded(own.numpy(), found.spans[key]))
         if not found.file.is_float and value.shape == reference.shape:
             disturbed = network.effects(name, reference + (value - own), clean, visible)
             for reader, result in disturbed.items():
                 sums.effects[network.key_of[reader]].add(clean[reader].numpy(), result.numpy())
+
+
+def _rounded(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """Return values cut off at the ends of a range and rounded to its 256 steps."""
+    low, high = span
+    step = max((high - low) / 255, 1e-30)
+    rounded: np.ndarray = low + np.rint((np.clip(values, low, high) - low) / step) * step
+    return rounded

@@ -7,7 +7,8 @@ computes wrongly and not one behind it. Three rules:
   below FLOAT_DB the layer computes something else.
 - int8, against the others: all files have the same ranges and the same float weights, so the same layer has about the
   same error in each (within 3 dB on ResNet-20; 7-bit weights instead of 8-bit cost up to 6). A file whose layer is
-  ODD_DB worse than in every other int8 file that computes it in integers, or SPAN_DB worse with another range, is odd.
+  ODD_DB worse than in every other int8 file that computes it in integers (or twice that worse than in one), or SPAN_DB
+  worse with another range, is odd.
 - int8, against itself: a layer FRAGILE_DB worse than the file's median layer, and below LOW_DB, is fragile: 8 bits are
   too few for it, in whatever file. Where it makes a value whose small channels the next layer needs, and that layer is
   fragile too, the one with the larger outliers among its weights is blamed first: rescaling a channel in one layer and
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log10
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from edgeport.debugging.measure import LOWEST_DB
 
 if TYPE_CHECKING:
-    from edgeport.debugging.study import Layers, LayerSums, Study
+    from edgeport.debugging.study import Layers, Study
 
 FLOAT_DB = {"float32": 60.0, "float16": 40.0}
 ODD_DB = 10.0
@@ -85,7 +87,7 @@ class Verdict:
         first: file label -> the first layer that breaks a rule; None: there is none.
         odd: labels of the files that are wrong where others are right; `torch` where all float files agree on another
             value than PyTorch has.
-        fragile: layers for which 8 bits are too few, the one to blame first.
+        fragile: layers for which 8 bits are too few in a file that is not wrong otherwise, the one to blame first.
         findings: everything found, by file and in execution order.
     """
 
@@ -97,7 +99,9 @@ class Verdict:
 
 def judge(network: Layers, studies: Sequence[Study]) -> Verdict:
     """Apply the rules to all files of a build."""
-    by_file = {found.file.label: _findings(network, found, studies) for found in studies}
+    strict = {found.file.label: _findings(network, found, studies) for found in studies}
+    known = frozenset(finding.key for found in strict.values() for finding in found if finding.kind == "fragile")
+    by_file = {found.file.label: _findings(network, found, studies, fragile=known) for found in studies}
     floats = [by_file[found.file.label] for found in studies if found.file.is_float]
     torch_is_odd = len(floats) > 1 and all(floats) and _alike([found[0] for found in floats])
     wrong = [
@@ -106,7 +110,8 @@ def judge(network: Layers, studies: Sequence[Study]) -> Verdict:
         if any(finding.kind != "fragile" for finding in found)
         and not (torch_is_odd and found[0].key == floats[0][0].key)
     ]
-    fragile = _blamed(network, [f for found in by_file.values() for f in found if f.kind == "fragile"])
+    sound = [finding for label, found in by_file.items() if label not in wrong for finding in found]
+    fragile = _blamed(network, [finding for finding in sound if finding.kind == "fragile"])
     for label, found in by_file.items():
         if label not in wrong:
             by_file[label] = sorted(
@@ -136,7 +141,10 @@ def _alike(firsts: Sequence[Finding]) -> bool:
     return len({finding.key for finding in firsts}) == 1 and max(ends) - min(ends) < AGREE_DB
 
 
-def _findings(network: Layers, found: Study, studies: Sequence[Study]) -> list[Finding]:
+def _findings(
+    network: Layers, found: Study, studies: Sequence[Study], *, fragile: frozenset[str] = frozenset()
+) -> list[Finding]:
+    """Return what breaks a rule in one file; a layer that is `fragile` in another file needs half as much here."""
     others = [
         other for other in studies if other is not found and other.file.precision == found.file.precision == "int8"
     ]
@@ -145,30 +153,35 @@ def _findings(network: Layers, found: Study, studies: Sequence[Study]) -> list[F
     typical = median(own) if own else LOWEST_DB
     result = []
     for key, sums in found.layers.items():
+        broken: tuple[Kind, float] | None = None
         if limit is not None:
-            broken: tuple[Kind, float] | None = ("float", limit) if sums.own_db < limit else None
-        else:
-            broken = _broken(key, sums, typical, found, others)
+            broken = ("float", limit) if sums.own_db < limit else None
+        elif (peers := _peers(key, found, others)) and _is_odd(key, found, others, peers):
+            broken = ("odd", min(peers) if min(peers) - sums.own_db >= SPAN_DB else max(peers))
+        elif sums.own_db < min(LOW_DB, typical - FRAGILE_DB * (0.5 if key in fragile else 1.0)):
+            broken = ("fragile", typical)
         if broken is not None:
             result.append(_finding(network, found, key, broken, others))
     return result
 
 
-def _broken(
-    key: str, sums: LayerSums, typical: float, found: Study, others: Sequence[Study]
-) -> tuple[Kind, float] | None:
-    """Return the rule that an int8 layer breaks, and what it was judged against."""
-    peers = [other.layers[key].own_db for other in others if key in other.layers]
-    peers = [own for own in peers if own < UNQUANTIZED_DB]
-    deficit = min(peers) - sums.own_db if peers else 0.0
-    spans = _other_spans(key, found, others)
-    if peers and (deficit >= ODD_DB or (deficit >= SPAN_DB and spans is not None)):
-        return "odd", min(peers)
-    if sums.own_db < min(LOW_DB, typical - FRAGILE_DB):
-        if peers and max(peers) - sums.own_db >= 2 * ODD_DB:
-            return "odd", max(peers)  # two files are wrong, one is right
-        return "fragile", typical
-    return None
+def _peers(key: str, found: Study, others: Sequence[Study]) -> list[float]:
+    """Return the own errors of a layer in the other int8 files, in dB, where they compute it in integers.
+
+    To theirs is added what the range of this file's value costs here, unless it is the range that differs: rounding
+    where only this file rounds, and values cut off because what arrived was too large.
+    """
+    has_other_span = _other_spans(key, found, others) is not None
+    cost = 0.0 if key not in found.spans or has_other_span else 10 ** (-found.layers[key].ranged.sqnr_db / 10)
+    known = [other.layers[key].own_db for other in others if key in other.layers]
+    return [-10 * log10(10 ** (-own / 10) + cost) for own in known if own < UNQUANTIZED_DB]
+
+
+def _is_odd(key: str, found: Study, others: Sequence[Study], peers: Sequence[float]) -> bool:
+    deficit = min(peers) - found.layers[key].own_db
+    has_other_span = _other_spans(key, found, others) is not None
+    two_are_wrong = max(peers) - found.layers[key].own_db >= 2 * ODD_DB
+    return deficit >= ODD_DB or (deficit >= SPAN_DB and has_other_span) or two_are_wrong
 
 
 def _other_spans(key: str, found: Study, others: Sequence[Study]) -> tuple[float, float] | None:

@@ -165,10 +165,11 @@ def _value(plain: object, made: Mapping[str, Node]) -> Any:
 def _add(graph: Graph, entry: _Node, made: Mapping[str, Node]) -> Node:
     args = tuple(_value(value, made) for value in entry.args)
     if entry.op == "output":
-        return graph.output(args)
+        output: Node = graph.output(args)
+        return output
     kwargs = {name: _value(value, made) for name, value in entry.kwargs.items()}
     target = _target(entry.target) if entry.op == "call_function" else entry.target
-    node = graph.create_node(entry.op, target, args, kwargs, name=entry.name)
+    node: Node = graph.create_node(entry.op, target, args, kwargs, name=entry.name)
     if entry.module:
         node.meta["nn_module_stack"] = {entry.module: (entry.module, torch.nn.Module)}
     return node

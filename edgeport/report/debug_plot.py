@@ -73,7 +73,8 @@ def _names(found: Debugged, width: int) -> list[str]:
         name = found.names[key]
         name = name if len(name) <= LONGEST_NAME else f"...{name[-LONGEST_NAME:]}"
         parts.append(
-            f'<text x="{x}" y="{y}" text-anchor="end" transform="rotate(-60 {x} {y})" font-size="10">{escape(name)}</text>'
+            f'<text x="{x}" y="{y}" text-anchor="end" transform="rotate(-60 {x} {y})" font-size="10">'
+            f"{escape(name)}</text>"
         )
     return parts
 

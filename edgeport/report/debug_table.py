@@ -1,4 +1,4 @@
-"""What `edgeport debug` prints: a table of errors by layer and file, and the verdict in sentences; and its JSON form."""
+"""What `edgeport debug` prints: errors by layer and file, the verdict in sentences, and both as JSON."""
 
 from __future__ import annotations
 
