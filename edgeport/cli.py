@@ -13,7 +13,7 @@ import typer
 
 from edgeport import environment
 from edgeport.console import INTERRUPTED, explained, only_results_on_stdout, reported, tell
-from edgeport.errors import ConfigError, MissingPackageError
+from edgeport.errors import ConfigError, LimitError, MissingPackageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -245,6 +245,33 @@ def verify(
         if processor is not None:
             for line in verify_isa(bundle, processor, evaluate=evaluate, samples=samples):
                 typer.echo(line)
+
+
+@app.command()
+def debug(
+    bundle: Annotated[Path, typer.Argument(help="an output folder of edgeport build")],
+    data: Annotated[
+        str | None, typer.Option(help="samples to run on (default: the build's evaluation samples, else random ones)")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="how many samples")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say which layer of which runtime's file is wrong; the plot is debug.svg. Ends with 6 when a file is."""
+    with reported():
+        _quiet_environment(None)
+        from edgeport.debugging.debug import debug as examine
+        from edgeport.report.debug_plot import write_plot
+        from edgeport.report.debug_table import debugged_json, print_debugged
+
+        with only_results_on_stdout():
+            found = examine(bundle, data=data, count=samples)
+        place = write_plot(found, bundle)
+        if as_json:
+            typer.echo(json.dumps(debugged_json(found), indent=1))
+        else:
+            print_debugged(found, _stdout())
+            typer.echo(f"plot: {place}")
+        raise typer.Exit(LimitError.exit_code if found.is_anyone_wrong else 0)
 
 
 @app.command()

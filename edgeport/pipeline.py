@@ -19,7 +19,7 @@ from edgeport.manifest import package_versions
 from edgeport.report.report import Report
 from edgeport.stages.chain import Chain
 from edgeport.stages.context import SILENT, Progress
-from edgeport.stages.data import Data, open_data
+from edgeport.stages.data import Data, open_data, remember_place
 from edgeport.stages.lower import Lowered, lower
 from edgeport.stages.pack import artifact_name, check_output, pack
 from edgeport.store import Store, default_root, digest
@@ -77,6 +77,7 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
             "precision": plan.precision,
             "packages": package_versions(_packages(plan)),
         }
+        remember_place(plan, data, store)
         classes = data.evaluate.classes
         pack(Path(plan.output), built, chain.weight_folders(), classes=classes, facts=facts, report=report)
         store.sweep()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
-from edgeport.quant.onnx_placement import OnnxGraph, refuse_random
+from edgeport.quant.onnx_placement import OnnxGraph, refuse_random, value_names
 from edgeport.quant.onnx_quantize import quantize
 from edgeport.types import Artifact
 
@@ -59,6 +59,7 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
     return {
         "inputs": [{"name": spec.name, "tensor": spec.name, "channels_last": False} for spec in graph.inputs],
         "outputs": [{"name": spec.name, "tensor": spec.name} for spec in graph.outputs],
+        "layers": value_names(graph),
     }
 
 

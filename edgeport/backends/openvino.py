@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
-from edgeport.quant.onnx_placement import refuse_random, value_ranges
+from edgeport.quant.onnx_placement import refuse_random, value_names, value_ranges
 from edgeport.types import Artifact
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
     return {
         "inputs": [{"name": spec.name, "tensor": spec.name, "channels_last": False} for spec in graph.inputs],
         "outputs": [{"name": spec.name, "tensor": spec.name} for spec in graph.outputs],
+        "layers": value_names(graph),
     }
 
 

@@ -72,7 +72,7 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
         LoweringError: the file's signature does not fit the network.
     """
     try:
-        from edgeport.quant.tflite_file import read
+        from edgeport.quant.tflite_file import operators, read, tensor_name
         from edgeport.quant.tflite_match import channels_last
 
         model = read(path.read_bytes())
@@ -94,6 +94,9 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
             {"name": spec.name, "tensor": name, "channels_last": channels_last(value)}
             for spec, name, value in zip(specs, expected, values, strict=True)
         ]
+    kept = {tensor_name(model, index) for op in operators(model) for index in op.outputs}
+    inputs = {f"/{spec.name}" for spec in graph.inputs}
+    result["layers"] = {key: key for key in graph.provenance.values() if key in kept or key in inputs}
     return result
 
 

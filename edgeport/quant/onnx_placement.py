@@ -113,6 +113,21 @@ def value_ranges(graph: FloatGraph) -> dict[str, Range]:
     return ranges | dict(graph.ranges)
 
 
+def value_names(graph: FloatGraph) -> dict[str, str]:
+    """Return provenance key -> ONNX value name of every activation that the export kept, in execution order."""
+    produced = {name: node for node in graph.onnx.graph.node for name in node.output}
+    pools = {node.input[0]: name for name, node in produced.items() if node.op_type in POOLING}
+    names = {}
+    for node in graph.module.graph.nodes:
+        if node.name not in graph.provenance:
+            continue
+        if node.op == "placeholder" or node.name in produced:
+            names[graph.provenance[node.name]] = node.name
+        elif "adaptive_avg_pool" in str(node.target) and node.args[0].name in pools:
+            names[graph.provenance[node.name]] = pools[node.args[0].name]
+    return names
+
+
 def refuse_random(graph: FloatGraph) -> None:
     """Raise where an operator draws random numbers: no two runs of such a network agree.
 

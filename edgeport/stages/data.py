@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from edgeport.dataset import Dataset, check_overlap, open_dataset
 from edgeport.errors import ConfigError
-from edgeport.store import Store, digest
+from edgeport.store import Store, digest, write_atomic
 
 if TYPE_CHECKING:
     from edgeport.plan import Plan
@@ -63,6 +66,38 @@ def open_data(plan: Plan, store: Store) -> Data:
             _check_alike(name, other, "--evaluate", evaluate)
             _check_disjoint(store, name, other, "--evaluate", evaluate)
     return data
+
+
+class _Place(msgspec.Struct, frozen=True):
+    data: str
+    is_held_out: bool
+
+
+def remember_place(plan: Plan, data: Data, store: Store) -> None:
+    """Note in the store where the evaluation samples lie: an output folder names no place of this machine."""
+    named = str(plan.calibrate if plan.evaluate is None else plan.evaluate)
+    path, separator, callable_name = named.rpartition(":") if ".py:" in named else (named, "", "")
+    full = str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+    place = _Place(data=f"{full}{separator}{callable_name}", is_held_out=plan.evaluate is None)
+    write_atomic(_place_file(store, data.evaluate.digest), msgspec.json.encode(place).decode())
+
+
+def open_place(store: Store, evaluate_digest: str) -> Dataset | None:
+    """Return the evaluation samples of an earlier build on this machine; None where their place is not known.
+
+    Raises:
+        ConfigError: they are not there any more, or damaged.
+    """
+    try:
+        place = msgspec.json.decode(_place_file(store, evaluate_digest).read_bytes(), type=_Place)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    samples = open_dataset(place.data)
+    return _hold_out(samples)[1] if place.is_held_out else samples
+
+
+def _place_file(store: Store, evaluate_digest: str) -> Path:
+    return store.root / "places" / f"{digest(evaluate_digest)}.json"
 
 
 def _hold_out(samples: Dataset) -> tuple[Dataset, Dataset]:

@@ -15,7 +15,7 @@ from edgeport.devices import agent_file
 from edgeport.errors import ConfigError
 from edgeport.manifest import manifest
 from edgeport.stages.lower import BINDINGS
-from edgeport.stages.persistence import STRUCTURE, WEIGHTS
+from edgeport.stages.persistence import NETWORK, STRUCTURE, WEIGHTS
 from edgeport.store import copy_atomic, is_running, write_atomic
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ AGENT, LABELS = "benchmark.py", "labels.txt"
 MANIFEST, REPORT = "manifest.json", "report.json"
 OURS = ("model.*", "model-float.*", BINDINGS, AGENT, LABELS)  # what a build may have left in a target's folder
 STAGING = ".edgeport-"
+DEBUG_PLOT = "debug.svg"  # `edgeport debug` leaves it beside the report; of an earlier build's files, it would mislead
 
 
 def check_output(folder: Path) -> None:
@@ -68,7 +69,7 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
     """
     with _staging(folder) as staging:
         _write_targets(staging, built, classes)
-        for part in (WEIGHTS, STRUCTURE):
+        for part in (WEIGHTS, STRUCTURE, NETWORK):
             if holders := [stage / part for stage in stage_folders if (stage / part).is_file()]:
                 copy_atomic(holders[-1], staging / part)
         files = [file for file in staging.rglob("*") if file.is_file()]
@@ -105,7 +106,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _move(staging: Path, folder: Path, files: Sequence[Path], *, targets: Sequence[str]) -> None:
     """Replace an earlier build's files; without a report while that happens, so that a report is of what lies there."""
-    for name in (REPORT, MANIFEST):
+    for name in (REPORT, MANIFEST, DEBUG_PLOT):
         (folder / name).unlink(missing_ok=True)
     for target in targets:
         for old in (file for pattern in OURS for file in (folder / target).glob(pattern)):
@@ -113,7 +114,7 @@ def _move(staging: Path, folder: Path, files: Sequence[Path], *, targets: Sequen
                 old.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not there, or something of the user's is in it
             (folder / target).rmdir()
-    for part in (WEIGHTS, STRUCTURE):
+    for part in (WEIGHTS, STRUCTURE, NETWORK):
         if not (staging / part).exists():
             (folder / part).unlink(missing_ok=True)
     for file in (*files, staging / MANIFEST, staging / REPORT):

@@ -17,17 +17,22 @@ if TYPE_CHECKING:
     from edgeport.types import Model
 
 WEIGHTS, STRUCTURE, CALIBRATION, RECORD = "model.safetensors", "structure.json", "calibration.npz", "record.json"
+NETWORK = "network.json"  # the graph that the weights belong to
 
 
 def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
     """Write what `restore_stage` needs, and the record for the report."""
     from safetensors.torch import save
 
+    from edgeport.graph.stored import store_network
+
     if record.name == "calibrate" and model.calibration is not None:
         model.calibration.save(folder / CALIBRATION)
     else:
         state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
         (folder / WEIGHTS).write_bytes(save(state))  # save_file hides a full disk in an error of its own
+        if (network := store_network(model.module)) is not None:
+            (folder / NETWORK).write_bytes(network)
     if "structure" in record.metrics:
         (folder / STRUCTURE).write_bytes(
             msgspec.json.format(msgspec.json.encode(record.metrics["structure"]), indent=1)

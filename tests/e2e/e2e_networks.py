@@ -144,3 +144,72 @@ class NoTensor(nn.Module):
 def no_tensor() -> nn.Module:
     """Return the network whose outputs are no tensors."""
     return NoTensor().eval()
+
+
+class Biased(nn.Module):
+    """Six layers whose biases matter, with a stride, a residual addition and a ReLU6: (n, 3, 16, 16) -> (n, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.down, self.mid = nn.Conv2d(16, 24, 3, stride=2, padding=1), nn.Conv2d(24, 24, 3, padding=1)
+        self.depthwise, self.pointwise = nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.Conv2d(24, 32, 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.down(torch.relu(self.bn(self.stem(images)))))
+        hidden = torch.relu(self.mid(hidden) + hidden)
+        hidden = torch.relu(self.pointwise(nn.functional.relu6(self.depthwise(hidden))))
+        scores: torch.Tensor = self.head(hidden.mean(dim=(2, 3)))
+        return scores
+
+
+def biased() -> nn.Module:
+    """Return the network with biases of a third of a standard deviation and a realistic norm."""
+    network = Biased().eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
+                layer.bias.copy_(0.3 * torch.randn(layer.bias.shape, generator=generator))
+        network.bn.running_mean = torch.randn(16, generator=generator)
+        network.bn.running_var = torch.rand(16, generator=generator) + 0.5
+    return network
+
+
+class Chain(nn.Module):
+    """Five convolutions in a row and a linear layer: (n, 3, 16, 16) -> (n, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.third, self.fourth = nn.Conv2d(24, 24, 3, padding=1), nn.Conv2d(24, 32, 3, padding=1)
+        self.fifth, self.head = nn.Conv2d(32, 32, 1), nn.Linear(32, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for layer in (self.first, self.second, self.third, self.fourth, self.fifth):
+            images = torch.relu(layer(images))
+        scores: torch.Tensor = self.head(images.mean(dim=(2, 3)))
+        return scores
+
+
+def fragile_rows() -> nn.Module:
+    """Return the chain with one filter of `third` 100x larger, which `fourth` takes back: the same function."""
+    torch.manual_seed(1)
+    network = Chain().eval()
+    with torch.no_grad():
+        network.third.weight[0] *= 100
+        network.third.bias[0] *= 100  # type: ignore[index]  # it has a bias
+        network.fourth.weight[:, 0] /= 100
+    return network
+
+
+def fragile_columns() -> nn.Module:
+    """Return the chain with the weights of one input of `third` 100x larger, and that input smaller: the same function."""
+    torch.manual_seed(1)
+    network = Chain().eval()
+    with torch.no_grad():
+        network.second.weight[0] /= 100
+        network.second.bias[0] /= 100  # type: ignore[index]  # it has a bias
+        network.third.weight[:, 0] *= 100
+    return network
