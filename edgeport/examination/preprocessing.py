@@ -1,0 +1,186 @@
+"""Hypotheses about wrong preprocessing, judged by the network's own reaction.
+
+A hypothesis is another reading of the same pictures. Two witnesses are heard. The first batch norms remember mean and
+variance of what they saw in training: the right reading comes nearest to them. And the network's answers are better
+(cross-entropy with the labels) or at least surer (entropy) on pictures it understands. Scalings differ so much that the
+first witness is enough; the order of channels needs both, since a set of blue pictures alone looks swapped to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeport.examination.finding import Finding
+from edgeport.examination.layout import mislabelled_axes
+from edgeport.examination.reaction import Answers, Probe, Reaction
+from edgeport.examination.samples import Samples
+from edgeport.examination.scaling import Scaling, how_to_scale, is_misscaled, raw_pixels, scaling_of, usual_scalings
+
+# Distances measured with 64 samples on ResNet-8, -20, -56 and EfficientNet-Lite0: right recipe 0.005 to 0.06 (0.3 when
+# all are aeroplanes), CIFAR-10's for ImageNet's numbers 0.06, -1..1 for ImageNet's 0.37, 0..1 for ImageNet's 0.7,
+# 0..1 for 0..255 1.5, 0..255 for 0..1 thousands.
+NOTICEABLE = 0.1  # distance from which another scaling is looked for
+CLEARLY_NEARER = 0.5  # ratio of distances that convicts a scaling
+UNDERSTOOD = 0.6  # distance above which no reading is believed: the pictures are none that the network knows
+SWAP_NEARER = 0.8  # ratio of distances; right order 1.2 to 3.3 on mixed classes, 0.4 to 0.7 on aeroplanes or ships alone
+SWAP_NEARER_ALONE = 0.6  # where answers say nothing
+AGREEING = 1.0  # t of the paired difference of answers that supports the batch norms; right order: above -1 without fail
+CONVINCING = 3.5  # t that convicts by labels where the batch norms do not object
+CONVINCING_UNLABELLED = 5.0  # t of the entropies of a network without batch norms
+FEWEST = 8  # samples below which nothing is tested
+
+Ask = Callable[[tuple[np.ndarray, ...]], Answers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a hypothesis is judged with.
+
+    Attributes:
+        samples: the samples as given.
+        index: number of the input that holds pictures.
+        probe: the first batch norms.
+        ask: runs the whole network on inputs like those of `samples`.
+        is_thorough: ask the whole network without suspicion too.
+    """
+
+    samples: Samples
+    index: int
+    probe: Probe
+    ask: Ask
+    is_thorough: bool
+
+    def react(self, values: np.ndarray) -> Reaction:
+        """Return what the first batch norms see of these pictures."""
+        return self.probe.react(self.samples.with_input(self.index, values))
+
+    def support(self, given: np.ndarray, other: np.ndarray) -> tuple[float, bool] | None:
+        """Return t of the paired difference of the answers to two readings, above 0 for `other`; and whether by labels.
+
+        None where the output is not one score a class.
+        """
+        answers = [self.ask(self.samples.with_input(self.index, values)) for values in (given, other)]
+        if not answers[0].are_scores:
+            return None
+        classes = answers[0].outputs.shape[1]
+        labels = self.samples.labels
+        is_labelled = labels is not None and 0 <= labels.min() and labels.max() < classes
+        before, after = (
+            answer.losses(labels[: len(answer.outputs)])
+            if is_labelled and labels is not None
+            else answer.entropies()
+            for answer in answers
+        )
+        difference = before - after
+        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+        return float(difference.mean()) / max(error, 1e-9), is_labelled
+
+
+def wrong_preprocessing(trial: Trial) -> list[Finding]:
+    """Return findings of the kinds `axis_order`, `scale`, `normalisation` and `channel_order`."""
+    given = trial.samples.inputs[trial.index]
+    findings, values = mislabelled_axes(given)
+    if given.dtype != np.float32 or len(given) < FEWEST or float(values.min()) == float(values.max()):
+        return findings
+    scaling = scaling_of(values, trial.samples.preprocess)
+    raw = raw_pixels(values, scaling)
+    reaction: Reaction | None = None
+    if trial.probe.is_usable:
+        reaction = trial.react(values)
+        found = _wrong_scaling(trial, scaling, raw, reaction)
+        if found is not None:
+            finding, wanted, reaction = found
+            findings.append(finding)
+            values, scaling = wanted.apply(raw), wanted
+    elif trial.is_thorough and trial.samples.labels is not None:
+        wrong = _wrong_scaling_by_labels(trial, scaling, raw, values)
+        if wrong is not None:
+            findings.append(wrong[0])
+            values, scaling = wrong[1].apply(raw), wrong[1]
+    if values.shape[1] == 3:
+        findings += _swapped_channels(trial, scaling, raw, values, reaction)
+    return findings
+
+
+def _wrong_scaling(
+    trial: Trial, given: Scaling, raw: np.ndarray, reaction: Reaction
+) -> tuple[Finding, Scaling, Reaction] | None:
+    """Return the finding, the scaling that the network expects and its reaction to that."""
+    if reaction.distance <= NOTICEABLE:
+        return None
+    tried = {wanted: trial.react(wanted.apply(raw)) for wanted in usual_scalings(raw.shape[1])}
+    wanted = min(tried, key=lambda scaling: tried[scaling].distance)
+    best = tried[wanted]
+    if best.distance > UNDERSTOOD or not best.is_nearer_than(reaction, ratio=CLEARLY_NEARER):
+        return None
+    distances = {scaling.name: seen.distance for scaling, seen in tried.items()}
+    evidence = {"given": reaction.distance, "tried": distances, "samples": len(raw)}
+    return _scaling_finding(trial, given, wanted, evidence), wanted, best
+
+
+def _wrong_scaling_by_labels(
+    trial: Trial, given: Scaling, raw: np.ndarray, values: np.ndarray
+) -> tuple[Finding, Scaling] | None:
+    """Return the finding and the scaling with which the network knows the labels best, if that is beyond doubt."""
+    tried = {wanted: trial.support(values, wanted.apply(raw)) for wanted in usual_scalings(raw.shape[1])}
+    support = {wanted: found[0] for wanted, found in tried.items() if found is not None and found[1]}
+    if not support:
+        return None
+    wanted = max(support, key=lambda scaling: support[scaling])
+    if support[wanted] < CONVINCING:
+        return None
+    evidence: dict[str, object] = {"t": {scaling.name: t for scaling, t in support.items()}, "samples": len(raw)}
+    return _scaling_finding(trial, given, wanted, evidence), wanted
+
+
+def _scaling_finding(trial: Trial, given: Scaling, wanted: Scaling, evidence: dict[str, object]) -> Finding:
+    kind = "scale" if is_misscaled(given, wanted) else "normalisation"
+    what = "values" if kind == "scale" else "mean and std"
+    sentence = (
+        f"{what} are not what the network was trained with: the samples are scaled as {given.name}, its first layers"
+        f" expect {wanted.name}; {how_to_scale(trial.samples, given, wanted)}"
+    )
+    return Finding(kind=kind, sentence=sentence, evidence=evidence)  # type: ignore[arg-type]  # mypy widens the literal
+
+
+def _swapped_channels(
+    trial: Trial, scaling: Scaling, raw: np.ndarray, values: np.ndarray, reaction: Reaction | None
+) -> list[Finding]:
+    swaps = [scaling.apply(raw[:, ::-1])]
+    if trial.samples.preprocess is None:
+        swaps.append(np.ascontiguousarray(values[:, ::-1]))  # swapped after they were normalised
+    if reaction is None:
+        swapped, ratio, is_suspect = swaps[-1], None, False
+    else:
+        reactions = [trial.react(swap) for swap in swaps]
+        nearest = int(np.argmin([found.distance for found in reactions]))
+        swapped, ratio = swaps[nearest], reactions[nearest].distance / max(reaction.distance, 1e-12)
+        is_suspect = reactions[nearest].is_nearer_than(reaction, ratio=SWAP_NEARER)
+    if not (is_suspect or trial.is_thorough):
+        return []
+    support = trial.support(values, swapped)
+    if not _is_convicted(support, ratio, is_suspect=is_suspect):
+        return []
+    fix = (
+        "save x[:, ::-1]"
+        if trial.samples.preprocess is None
+        else "pictures are read as RGB: put x = x.flip(1) first in the network's forward, or, where the pictures were"
+        " stored by OpenCV, store images[..., ::-1]"
+    )
+    sentence = f"red and blue are swapped for this network (RGB and BGR): it understands the pictures better reversed; {fix}"
+    evidence = {"distance_ratio": ratio, "t": support[0] if support else None, "samples": len(values)}
+    return [Finding(kind="channel_order", sentence=sentence, evidence=evidence)]
+
+
+def _is_convicted(support: tuple[float, bool] | None, ratio: float | None, *, is_suspect: bool) -> bool:
+    if support is None:
+        return is_suspect and ratio is not None and ratio < SWAP_NEARER_ALONE
+    t, is_labelled = support
+    if is_suspect and t >= AGREEING:
+        return True
+    if ratio is None:
+        return t >= (CONVINCING if is_labelled else CONVINCING_UNLABELLED)
+    return is_labelled and t >= CONVINCING and ratio < 1 / SWAP_NEARER
