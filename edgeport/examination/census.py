@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 12  # pixels a side
 LONGEST_VECTOR = 4096  # values of a sample that is no picture that are compared
-ALIKE = 0.995  # cosine of two thumbnails, each without its mean
+ALIKE = 0.98  # cosine of two thumbnails; highest of 2,000 CIFAR-10 pictures: 0.94
 REPEATED_SHARE = 0.02  # of the samples; below, repetition does no harm (CIFAR-10 itself repeats some)
 OUTLIER_FACTOR = 6.0  # times the usual largest value; normalised photographs stay within 1.5
 OUTLIER_DEVIATIONS = 8.0  # median absolute deviations, scaled to a normal distribution's standard deviation
@@ -33,7 +33,7 @@ class Census:
         highs: `(n, channels)` float64, largest value.
         means: `(n, channels)` float64.
         squares: `(n, channels)` float64, mean of the squares.
-        thumbnails: `(n, values)` float32, each without its mean and of length one; zeros for a constant sample.
+        thumbnails: `(n, values)` float32, each channel without its mean, of length one; zeros for a constant sample.
     """
 
     numbers: np.ndarray
@@ -56,7 +56,7 @@ class Census:
 
 
 def census(data: Dataset, index: int, count: int) -> Census:
-    """Look at input `index` of at most `count` samples, evenly spread over the data set; one batch is held at a time."""
+    """Look at input `index` of at most `count` samples, evenly spread over the data; one batch is held at a time."""
     numbers = spread(len(data), count)
     as_picture = is_picture(data.shapes[index], data.dtypes[index])
     rows: list[tuple[np.ndarray, ...]] = []
@@ -92,13 +92,14 @@ def _thumbnails(values: np.ndarray, *, as_picture: bool) -> np.ndarray:
         rows, columns = (np.arange(min(side, THUMBNAIL)) * side // min(side, THUMBNAIL) for side in (height, width))
         sums = np.add.reduceat(np.add.reduceat(values, rows, axis=2), columns, axis=3)
         counts = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
-        flat = (sums / counts).reshape(len(values), -1)
+        blocks = sums / counts
+        flat = (blocks - blocks.mean((2, 3), keepdims=True)).reshape(len(values), -1)
     else:
         flat = values.reshape(len(values), -1)
         flat = flat[:, :: max(1, flat.shape[1] // LONGEST_VECTOR)]
-    flat = flat - flat.mean(1, keepdims=True)
+        flat = flat - flat.mean(1, keepdims=True)
     length = np.sqrt((flat.astype(np.float64) ** 2).sum(1, keepdims=True))
-    return np.divide(flat, length, out=np.zeros_like(flat, np.float32), where=length > 0, casting="unsafe")
+    return np.asarray(flat / np.where(length > 0, length, 1), np.float32)
 
 
 def constant_samples(found: Census) -> list[Finding]:

@@ -39,8 +39,8 @@ def class_coverage(labels: np.ndarray | None, classes: int, names: tuple[str, ..
     ):
         missing = np.flatnonzero(counts == 0).tolist()
         sentence = (
-            f"{len(missing)} of {classes} classes have no sample ({listed(name(number) for number in missing)}); draw the"
-            " samples at random from all classes: ranges are wrong for what was never seen"
+            f"{len(missing)} of {classes} classes have no sample ({listed(name(number) for number in missing)}); draw"
+            " the samples at random from all classes: ranges are wrong for what was never seen"
         )
         return [Finding(kind="classes", sentence=sentence, evidence=evidence | {"missing": missing})]
     largest = int(counts.argmax())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from edgeport.examination.census import Census, census, constant_samples, outlying_samples, repeated_samples
 from edgeport.examination.coverage import class_coverage
 from edgeport.examination.finding import Finding, listed
-from edgeport.examination.layout import channels_last
+from edgeport.examination.layout import channels_last, mislabelled_axes
 from edgeport.examination.samples import Samples, is_picture, main_input, take
 from edgeport.examination.stability import Curve, range_curve, too_few
 
@@ -39,6 +40,10 @@ class Effort:
     is_thorough: bool
 
 
+FEWEST_OF_LARGE = 64  # samples for the network, however large they are
+VALUES = 2_500_000  # of all samples together; more samples of small pictures cost no more
+
+
 BUILD = Effort(looked_at=512, probed=64, asked=32, is_thorough=False)
 DOCTOR = Effort(looked_at=4096, probed=200, asked=200, is_thorough=True)
 
@@ -64,6 +69,16 @@ class Examination:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Reacted:
+    """What the network showed; lows and highs: `(tensors, n)`."""
+
+    findings: list[Finding]
+    notes: list[str]
+    lows: np.ndarray
+    highs: np.ndarray
+
+
 def examine(
     data: Dataset, model: Model | None = None, *, evaluate: Dataset | None = None, effort: Effort = DOCTOR
 ) -> Examination:
@@ -78,7 +93,8 @@ def examine(
     Raises:
         ConfigError: a sample cannot be read.
     """
-    findings = _of_recipe(data.preprocess)
+    of_recipe = _of_recipe(data.preprocess)
+    findings = [*of_recipe]
     findings += class_coverage(data.labels(), _class_count(data, model), data.classes)
     index = main_input(data.shapes, data.dtypes)
     if index is None:
@@ -95,10 +111,16 @@ def examine(
             findings += _of_layout(take(data, effort.probed), index)
         findings += too_few(len(data), curve if len(seen.numbers) == len(data) else ())
     else:
-        found, tensors, notes = _with_network(data, index, model, effort)
-        findings += found
-        curve, curve_of = range_curve(*tensors), f"{len(tensors[0])} activations"
-        findings += too_few(len(data), curve if tensors[0].shape[-1] == len(data) else ())
+        reacted = _with_network(data, index, model, effort)
+        if any(finding.kind == "scale" for finding in reacted.findings):
+            findings = [
+                finding for finding in findings if finding not in of_recipe
+            ]  # it says the same with less in hand
+        findings += reacted.findings
+        notes = tuple(reacted.notes)
+        if reacted.lows.size:
+            curve, curve_of = range_curve(reacted.lows, reacted.highs), f"{len(reacted.lows)} activations"
+        findings += too_few(len(data), curve if curve and curve[-1][0] == len(data) else ())
     return Examination(
         samples=len(data),
         looked_at=len(seen.numbers),
@@ -132,8 +154,6 @@ def _of_recipe(preprocess: Preprocess | None) -> list[Finding]:
 
 
 def _of_layout(samples: Samples, index: int) -> list[Finding]:
-    from edgeport.examination.layout import mislabelled_axes
-
     values = samples.inputs[index]
     shape = values.shape[1:]
     if is_picture(shape, values.dtype.name):
@@ -146,58 +166,51 @@ def _set_apart(seen: Census, other: Census) -> list[Finding]:
     if min(one, two) <= 0 or max(one / two, two / one) < SET_APART:
         return []
     sentence = (
-        f"the samples for evaluation are spread {two / one:.3g} times as wide as these (standard deviation {two:.3g} and"
-        f" {one:.3g}): the two were scaled differently; prepare both the same way (mean and std of their recipes)"
+        f"the samples for evaluation are spread {two / one:.3g} times as wide as these (standard deviation {two:.3g}"
+        f" and {one:.3g}): the two were scaled differently; prepare both the same way (mean and std of their recipes)"
     )
     return [Finding(kind="scale", sentence=sentence, evidence={"deviations": [one, two]})]
 
 
-def _with_network(
-    data: Dataset, index: int, model: Model, effort: Effort
-) -> tuple[list[Finding], tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
-    """Return findings, `(tensors, n)` lows and highs, and notes."""
-    from edgeport.examination.preprocessing import FEWEST, Answers, Trial, wrong_preprocessing
-    from edgeport.examination.reaction import Probe, answer, executor
+def _with_network(data: Dataset, index: int, model: Model, effort: Effort) -> _Reacted:
+    from edgeport.examination.preprocessing import FEWEST, Trial, wrong_preprocessing
+    from edgeport.examination.reaction import Answers, Probe, answer, executor
 
-    samples = take(data, effort.probed)
+    most = max(FEWEST_OF_LARGE, VALUES // max(1, int(np.prod(data.shapes[index]))))
+    samples, asked = take(data, min(effort.probed, most)), min(effort.asked, most)
     probe = Probe(model, index)
-    network = None
+    given = probe.react(samples.inputs) if probe.is_usable else None
+    packed = cache(lambda: executor(model))
 
     def ask(inputs: tuple[np.ndarray, ...]) -> Answers:
-        nonlocal network
-        network = network or executor(model)
-        return answer(network, model, [array[: effort.asked] for array in inputs])
+        return answer(packed(), model, [array[:asked] for array in inputs])
 
     findings: list[Finding] = []
     notes: list[str] = []
-    pictures = is_picture(data.shapes[index], data.dtypes[index])
-    if pictures:
-        trial = Trial(samples=samples, index=index, probe=probe, ask=ask, is_thorough=effort.is_thorough)
+    if is_picture(data.shapes[index], data.dtypes[index]):
+        trial = Trial(samples=samples, index=index, probe=probe, ask=ask, given=given, is_thorough=effort.is_thorough)
         findings += wrong_preprocessing(trial)
-        if not probe.is_usable:
-            by = "by labels only" if effort.is_thorough and samples.labels is not None else "not"
-            notes.append(f"the network has no trained batch norm: scaling was tested {by}")
-        elif len(samples) < FEWEST:
+        if given is None:
+            by = "by the labels only" if effort.is_thorough and samples.labels is not None else "not at all"
+            notes.append(f"the network has no trained batch norm: the scaling of the data was tested {by}")
+        if len(samples) < FEWEST:
             notes.append(f"scaling and channel order were not tested: that needs {FEWEST} samples or more")
-    if effort.is_thorough:
-        seen = ask(samples.inputs)
-        count = len(seen.outputs)
-        keys = [key for key, values in seen.lows.items() if values.shape == (count,)]
-        lows, highs = (np.stack([side[key] for key in keys]) for side in (seen.lows, seen.highs))
-        dead = [key for key, low, high in zip(keys, lows, highs, strict=True) if not low.any() and not high.any()]
-        findings += _dead_layers(dead, count)
-        return findings, (lows, highs), tuple(notes)
-    if probe.is_usable:
-        reaction = probe.react(samples.inputs)
-        return findings, (reaction.lows, reaction.highs), tuple(notes)
-    return findings, (np.zeros((0, 0)), np.zeros((0, 0))), tuple(notes)
+    if not effort.is_thorough:
+        nothing = np.zeros((0, 0))
+        lows, highs = (nothing, nothing) if given is None else (given.lows, given.highs)
+        return _Reacted(findings, notes, lows, highs)
+    seen = ask(samples.inputs)
+    keys = [key for key, values in seen.lows.items() if values.shape == (len(seen.outputs),)]
+    lows, highs = (np.stack([side[key] for key in keys]) for side in (seen.lows, seen.highs))
+    dead = [key for key, low, high in zip(keys, lows, highs, strict=True) if not low.any() and not high.any()]
+    return _Reacted([*findings, *_dead_layers(dead, len(seen.outputs))], notes, lows, highs)
 
 
 def _dead_layers(keys: list[str], samples: int) -> list[Finding]:
     if not keys:
         return []
     sentence = (
-        f"{len(keys)} activations are zero for all {samples} samples ({listed(keys)}): int8 has no range for them; if the"
-        " layers work on other data, give samples that reach them, else remove the layers"
+        f"{len(keys)} activations are zero for all {samples} samples ({listed(keys)}): int8 has no range for them; if"
+        " the layers work on other data, give samples that reach them, else remove the layers"
     )
     return [Finding(kind="dead_layers", sentence=sentence, evidence={"activations": keys})]

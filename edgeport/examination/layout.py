@@ -20,7 +20,8 @@ def channels_last(shape: tuple[int, ...], values: np.ndarray) -> list[Finding]:
     """
     if len(shape) != 3 or shape[2] not in CHANNELS or shape[0] in CHANNELS or min(shape[:2]) < SMALLEST_SIDE:
         return []
-    smoothness = _roughness(values, (1, 2)) / max(_usual_difference(values), np.finfo(np.float32).tiny)
+    usual = _usual_difference(values)
+    smoothness = _roughness(values, (1, 2)) / usual if usual > 0 else 0.0
     if smoothness > SMOOTH:
         return []
     sentence = (
@@ -31,7 +32,7 @@ def channels_last(shape: tuple[int, ...], values: np.ndarray) -> list[Finding]:
 
 
 def mislabelled_axes(values: np.ndarray) -> tuple[list[Finding], np.ndarray]:
-    """Return a finding when `(n, c, h, w)` holds pictures that were reshaped from channels last, and the pictures put right.
+    """Return a finding when `(n, c, h, w)` holds pictures reshaped from channels last, and the pictures put right.
 
     Reshaping instead of transposing keeps the values in the order row, column, channel: neighbours are then channels.
     """

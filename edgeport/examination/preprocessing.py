@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeport.examination.finding import Finding
+from edgeport.examination.finding import Finding, Kind
 from edgeport.examination.layout import mislabelled_axes
 from edgeport.examination.reaction import Answers, Probe, Reaction
 from edgeport.examination.samples import Samples
@@ -25,9 +25,13 @@ from edgeport.examination.scaling import Scaling, how_to_scale, is_misscaled, ra
 NOTICEABLE = 0.1  # distance from which another scaling is looked for
 CLEARLY_NEARER = 0.5  # ratio of distances that convicts a scaling
 UNDERSTOOD = 0.6  # distance above which no reading is believed: the pictures are none that the network knows
-SWAP_NEARER = 0.8  # ratio of distances; right order 1.2 to 3.3 on mixed classes, 0.4 to 0.7 on aeroplanes or ships alone
+SWAP_NEARER = (
+    0.8  # ratio of distances; right order 1.2 to 3.3 on mixed classes, 0.4 to 0.7 on aeroplanes or ships alone
+)
 SWAP_NEARER_ALONE = 0.6  # where answers say nothing
-AGREEING = 1.0  # t of the paired difference of answers that supports the batch norms; right order: above -1 without fail
+AGREEING = (
+    1.0  # t of the paired difference of answers that supports the batch norms; right order: above -1 without fail
+)
 CONVINCING = 3.5  # t that convicts by labels where the batch norms do not object
 CONVINCING_UNLABELLED = 5.0  # t of the entropies of a network without batch norms
 FEWEST = 8  # samples below which nothing is tested
@@ -44,6 +48,7 @@ class Trial:
         index: number of the input that holds pictures.
         probe: the first batch norms.
         ask: runs the whole network on inputs like those of `samples`.
+        given: the first batch norms' reaction to the samples as given; None where there are none.
         is_thorough: ask the whole network without suspicion too.
     """
 
@@ -51,6 +56,7 @@ class Trial:
     index: int
     probe: Probe
     ask: Ask
+    given: Reaction | None
     is_thorough: bool
 
     def react(self, values: np.ndarray) -> Reaction:
@@ -67,15 +73,13 @@ class Trial:
             return None
         classes = answers[0].outputs.shape[1]
         labels = self.samples.labels
-        is_labelled = labels is not None and 0 <= labels.min() and labels.max() < classes
+        is_labelled = labels is not None and labels.min() >= 0 and labels.max() < classes
         before, after = (
-            answer.losses(labels[: len(answer.outputs)])
-            if is_labelled and labels is not None
-            else answer.entropies()
+            answer.losses(labels[: len(answer.outputs)]) if is_labelled and labels is not None else answer.entropies()
             for answer in answers
         )
         difference = before - after
-        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+        error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
         return float(difference.mean()) / max(error, 1e-9), is_labelled
 
 
@@ -87,92 +91,100 @@ def wrong_preprocessing(trial: Trial) -> list[Finding]:
         return findings
     scaling = scaling_of(values, trial.samples.preprocess)
     raw = raw_pixels(values, scaling)
-    reaction: Reaction | None = None
-    if trial.probe.is_usable:
-        reaction = trial.react(values)
-        found = _wrong_scaling(trial, scaling, raw, reaction)
-        if found is not None:
-            finding, wanted, reaction = found
-            findings.append(finding)
-            values, scaling = wanted.apply(raw), wanted
+    wanted, evidence, reaction = scaling, {}, None
+    if trial.given is not None:
+        reaction = trial.given if values is given else trial.react(values)
+        wanted, evidence, reaction = _wanted_scaling(trial, scaling, raw, reaction)
     elif trial.is_thorough and trial.samples.labels is not None:
-        wrong = _wrong_scaling_by_labels(trial, scaling, raw, values)
-        if wrong is not None:
-            findings.append(wrong[0])
-            values, scaling = wrong[1].apply(raw), wrong[1]
+        wanted, evidence = _wanted_by_labels(trial, scaling, raw, values)
+    swap: list[Finding] = []
     if values.shape[1] == 3:
-        findings += _swapped_channels(trial, scaling, raw, values, reaction)
-    return findings
+        upright = values if wanted is scaling else wanted.apply(raw)
+        swap, after = _swapped_channels(trial, (scaling, wanted), raw, upright, reaction)
+        wanted = after if wanted is not scaling else wanted
+    if wanted is not scaling:
+        findings.append(_scaling_finding(trial, scaling, wanted, evidence))
+    return findings + swap
 
 
-def _wrong_scaling(
+def _wanted_scaling(
     trial: Trial, given: Scaling, raw: np.ndarray, reaction: Reaction
-) -> tuple[Finding, Scaling, Reaction] | None:
-    """Return the finding, the scaling that the network expects and its reaction to that."""
+) -> tuple[Scaling, dict[str, object], Reaction]:
+    """Return the scaling that the network expects (`given` where that is not in doubt), and its reaction to it."""
     if reaction.distance <= NOTICEABLE:
-        return None
+        return given, {}, reaction
     tried = {wanted: trial.react(wanted.apply(raw)) for wanted in usual_scalings(raw.shape[1])}
     wanted = min(tried, key=lambda scaling: tried[scaling].distance)
     best = tried[wanted]
     if best.distance > UNDERSTOOD or not best.is_nearer_than(reaction, ratio=CLEARLY_NEARER):
-        return None
+        return given, {}, reaction
     distances = {scaling.name: seen.distance for scaling, seen in tried.items()}
-    evidence = {"given": reaction.distance, "tried": distances, "samples": len(raw)}
-    return _scaling_finding(trial, given, wanted, evidence), wanted, best
+    return wanted, {"given": reaction.distance, "tried": distances, "samples": len(raw)}, best
 
 
-def _wrong_scaling_by_labels(
+def _wanted_by_labels(
     trial: Trial, given: Scaling, raw: np.ndarray, values: np.ndarray
-) -> tuple[Finding, Scaling] | None:
-    """Return the finding and the scaling with which the network knows the labels best, if that is beyond doubt."""
+) -> tuple[Scaling, dict[str, object]]:
+    """Return the scaling with which the network knows the labels best, if that is beyond doubt, else `given`."""
     tried = {wanted: trial.support(values, wanted.apply(raw)) for wanted in usual_scalings(raw.shape[1])}
     support = {wanted: found[0] for wanted, found in tried.items() if found is not None and found[1]}
     if not support:
-        return None
+        return given, {}
     wanted = max(support, key=lambda scaling: support[scaling])
     if support[wanted] < CONVINCING:
-        return None
-    evidence: dict[str, object] = {"t": {scaling.name: t for scaling, t in support.items()}, "samples": len(raw)}
-    return _scaling_finding(trial, given, wanted, evidence), wanted
+        return given, {}
+    return wanted, {"t": {scaling.name: t for scaling, t in support.items()}, "samples": len(raw)}
 
 
 def _scaling_finding(trial: Trial, given: Scaling, wanted: Scaling, evidence: dict[str, object]) -> Finding:
-    kind = "scale" if is_misscaled(given, wanted) else "normalisation"
-    what = "values" if kind == "scale" else "mean and std"
+    kind: Kind = "scale" if is_misscaled(given, wanted) else "normalisation"
     sentence = (
-        f"{what} are not what the network was trained with: the samples are scaled as {given.name}, its first layers"
-        f" expect {wanted.name}; {how_to_scale(trial.samples, given, wanted)}"
+        f"the samples are scaled as {given.name}, the network was trained on {wanted.name};"
+        f" {how_to_scale(trial.samples, given, wanted)}"
     )
-    return Finding(kind=kind, sentence=sentence, evidence=evidence)  # type: ignore[arg-type]  # mypy widens the literal
+    return Finding(kind=kind, sentence=sentence, evidence=evidence)
 
 
 def _swapped_channels(
-    trial: Trial, scaling: Scaling, raw: np.ndarray, values: np.ndarray, reaction: Reaction | None
-) -> list[Finding]:
-    swaps = [scaling.apply(raw[:, ::-1])]
-    if trial.samples.preprocess is None:
-        swaps.append(np.ascontiguousarray(values[:, ::-1]))  # swapped after they were normalised
-    if reaction is None:
-        swapped, ratio, is_suspect = swaps[-1], None, False
-    else:
-        reactions = [trial.react(swap) for swap in swaps]
+    trial: Trial, scalings: tuple[Scaling, Scaling], raw: np.ndarray, values: np.ndarray, reaction: Reaction | None
+) -> tuple[list[Finding], Scaling]:
+    """Return a finding when the network prefers the channels reversed, and the scaling that goes with that.
+
+    Args:
+        trial: what to judge with.
+        scalings: as the samples are given, and as the network expects them.
+        raw: pixels in 0..1.
+        values: scaled as the network expects.
+        reaction: the first batch norms' to `values`; None without any.
+    """
+    given, wanted = scalings
+    hypotheses = usual_scalings(3) if wanted is not given and reaction is not None else (wanted,)
+    swaps = [(scaling, scaling.apply(raw[:, ::-1])) for scaling in hypotheses]
+    if trial.samples.preprocess is None and wanted is given:
+        swaps.append((wanted, np.ascontiguousarray(values[:, ::-1])))  # swapped after they were normalised
+    ratio, is_suspect, nearest = None, False, len(swaps) - 1
+    if reaction is not None:
+        reactions = [trial.react(swap) for _, swap in swaps]
         nearest = int(np.argmin([found.distance for found in reactions]))
-        swapped, ratio = swaps[nearest], reactions[nearest].distance / max(reaction.distance, 1e-12)
+        ratio = reactions[nearest].distance / max(reaction.distance, 1e-12)
         is_suspect = reactions[nearest].is_nearer_than(reaction, ratio=SWAP_NEARER)
     if not (is_suspect or trial.is_thorough):
-        return []
+        return [], wanted
+    scaling, swapped = swaps[nearest]
     support = trial.support(values, swapped)
     if not _is_convicted(support, ratio, is_suspect=is_suspect):
-        return []
+        return [], wanted
     fix = (
         "save x[:, ::-1]"
         if trial.samples.preprocess is None
         else "pictures are read as RGB: put x = x.flip(1) first in the network's forward, or, where the pictures were"
         " stored by OpenCV, store images[..., ::-1]"
     )
-    sentence = f"red and blue are swapped for this network (RGB and BGR): it understands the pictures better reversed; {fix}"
+    sentence = (
+        f"red and blue are swapped for this network (RGB and BGR): it understands the pictures better reversed; {fix}"
+    )
     evidence = {"distance_ratio": ratio, "t": support[0] if support else None, "samples": len(values)}
-    return [Finding(kind="channel_order", sentence=sentence, evidence=evidence)]
+    return [Finding(kind="channel_order", sentence=sentence, evidence=evidence)], scaling
 
 
 def _is_convicted(support: tuple[float, bool] | None, ratio: float | None, *, is_suspect: bool) -> bool:

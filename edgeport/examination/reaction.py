@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-NORMS = 2  # batch norms nearest the input: deeper ones tell colours apart less and less (measured on ResNet-8, -20, -56)
+NORMS = (
+    2  # batch norms nearest the input: deeper ones tell colours apart less and less (measured on ResNet-8, -20, -56)
+)
 DEAD_VARIANCE = 1e-3  # of the layer's median; channels below are dead, and any difference is huge beside them
 RESAMPLES = 200
 

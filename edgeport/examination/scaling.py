@@ -45,18 +45,18 @@ _GREY_OR_RGB = (
     Scaling(name="-1..1", mean=(0.5,), std=(0.5,)),
     Scaling(name="-128..127", mean=(128 / 255,), std=(1 / 255,)),
 )
-_GREY = (Scaling(name="MNIST's", mean=(0.1307,), std=(0.3081,)),)  # examples of PyTorch, mnist/main.py
+_GREY = (Scaling(name="MNIST's mean and std", mean=(0.1307,), std=(0.3081,)),)  # examples of PyTorch, mnist/main.py
 _RGB = (
     # torchvision, references/classification/presets.py
-    Scaling(name="ImageNet's", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    Scaling(name="CIFAR-10's", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),  # of its training set
-    # Simonyan and Zisserman 2014, "Very deep convolutional networks": 0..255 less the mean pixel, as Caffe's models
+    Scaling(name="ImageNet's mean and std", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     Scaling(
-        name="0..255 less ImageNet's mean", mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255,) * 3
-    ),
+        name="CIFAR-10's mean and std", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+    ),  # of its training set
+    # Simonyan and Zisserman 2014, "Very deep convolutional networks": 0..255 less the mean pixel, as Caffe's models
+    Scaling(name="0..255 less ImageNet's mean", mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255,) * 3),
     # Radford et al. 2021, CLIP, clip/clip.py
     Scaling(
-        name="CLIP's",
+        name="CLIP's mean and std",
         mean=(0.48145466, 0.4578275, 0.40821073),
         std=(0.26862954, 0.26130258, 0.27577711),
     ),
@@ -80,7 +80,7 @@ def scaling_of(values: np.ndarray, preprocess: Preprocess | None) -> Scaling:
     if preprocess is not None:
         mean, std = preprocess.mean or (0.0,) * channels, preprocess.std or (1.0,) * channels
         known = next((k for k in usual_scalings(channels) if _is_close(k, mean, std)), None)
-        return Scaling(name=known.name if known else "the recipe's", mean=tuple(mean), std=tuple(std))
+        return Scaling(name=known.name if known else "the recipe's mean and std", mean=tuple(mean), std=tuple(std))
     low, high = float(values.min()), float(values.max())
     for name, shift, scale in (
         ("0..1 divided by 255", 0.0, 1 / 255),
@@ -132,4 +132,4 @@ def _per_channel(values: tuple[float, ...], channels: int) -> np.ndarray:
 
 
 def _numbers(values: tuple[float, ...]) -> str:
-    return f"[{', '.join(f'{value:.5g}' for value in values)}]"
+    return f"[{', '.join(f'{value:.7g}' for value in values)}]"
