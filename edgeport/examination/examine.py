@@ -41,6 +41,7 @@ class Effort:
 
 
 FEWEST_OF_LARGE = 64  # samples for the network, however large they are
+FEWEST_TENSORS = 10  # whose ranges tell how they grow; the mean of fewer depends on chance
 VALUES = 2_500_000  # of all samples together; more samples of small pictures cost no more
 
 
@@ -120,7 +121,8 @@ def examine(
         notes = tuple(reacted.notes)
         if reacted.lows.size:
             curve, curve_of = range_curve(reacted.lows, reacted.highs), f"{len(reacted.lows)} activations"
-        findings += too_few(len(data), curve if curve and curve[-1][0] == len(data) else ())
+        is_known = len(reacted.lows) >= FEWEST_TENSORS and curve[-1][0] == len(data)
+        findings += too_few(len(data), curve if is_known else ())
     return Examination(
         samples=len(data),
         looked_at=len(seen.numbers),

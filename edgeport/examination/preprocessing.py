@@ -3,7 +3,7 @@
 A hypothesis is another reading of the same pictures. Two witnesses are heard. The first batch norms remember mean and
 variance of what they saw in training: the right reading comes nearest to them. And the network's answers are better
 (cross-entropy with the labels) or at least surer (entropy) on pictures it understands. Scalings differ so much that the
-first witness is enough; the order of channels needs both, since a set of blue pictures alone looks swapped to the first.
+first witness is enough; the order of channels needs both, since a set of blue pictures looks swapped to the first.
 """
 
 from __future__ import annotations
@@ -25,13 +25,9 @@ from edgeport.examination.scaling import Scaling, how_to_scale, is_misscaled, ra
 NOTICEABLE = 0.1  # distance from which another scaling is looked for
 CLEARLY_NEARER = 0.5  # ratio of distances that convicts a scaling
 UNDERSTOOD = 0.6  # distance above which no reading is believed: the pictures are none that the network knows
-SWAP_NEARER = (
-    0.8  # ratio of distances; right order 1.2 to 3.3 on mixed classes, 0.4 to 0.7 on aeroplanes or ships alone
-)
+SWAP_NEARER = 0.8  # ratio of distances; right order 1.2 to 3.3 on mixed classes, but 0.4 to 0.7 on ships
 SWAP_NEARER_ALONE = 0.6  # where answers say nothing
-AGREEING = (
-    1.0  # t of the paired difference of answers that supports the batch norms; right order: above -1 without fail
-)
+AGREEING = 1.0  # t of the paired difference of answers that supports the batch norms
 CONVINCING = 3.5  # t that convicts by labels where the batch norms do not object
 CONVINCING_UNLABELLED = 5.0  # t of the entropies of a network without batch norms
 FEWEST = 8  # samples below which nothing is tested
@@ -91,7 +87,8 @@ def wrong_preprocessing(trial: Trial) -> list[Finding]:
         return findings
     scaling = scaling_of(values, trial.samples.preprocess)
     raw = raw_pixels(values, scaling)
-    wanted, evidence, reaction = scaling, {}, None
+    wanted, reaction = scaling, None
+    evidence: dict[str, object] = {}
     if trial.given is not None:
         reaction = trial.given if values is given else trial.react(values)
         wanted, evidence, reaction = _wanted_scaling(trial, scaling, raw, reaction)
@@ -181,7 +178,8 @@ def _swapped_channels(
         " stored by OpenCV, store images[..., ::-1]"
     )
     sentence = (
-        f"red and blue are swapped for this network (RGB and BGR): it understands the pictures better reversed; {fix}"
+        "red and blue are swapped for this network (RGB and BGR): it understands the pictures better the other way"
+        f" round; {fix}"
     )
     evidence = {"distance_ratio": ratio, "t": support[0] if support else None, "samples": len(values)}
     return [Finding(kind="channel_order", sentence=sentence, evidence=evidence)], scaling

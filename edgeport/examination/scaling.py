@@ -31,7 +31,7 @@ class Scaling:
     def apply(self, raw: np.ndarray) -> np.ndarray:
         """Return `(n, channels, h, w)` float32 pixels scaled; `raw`: 0..1."""
         mean, std = (_per_channel(values, raw.shape[1]) for values in (self.mean, self.std))
-        return ((raw - mean) / std).astype(np.float32)
+        return np.asarray((raw - mean) / std, np.float32)
 
     @property
     def recipe(self) -> str:
