@@ -10,6 +10,7 @@ ENOUGH_A_CLASS = 4  # samples a class on average; a random draw then misses a cl
 LEAST_OF_EXPECTED = 0.6  # share of the classes that a random draw of this size would have shown
 LARGEST_OF_TWO = 0.95
 LARGEST_SHARE = 0.6
+MOST_CLASSES = 100_000
 LARGEST_FACTOR = 5.0  # times an even share
 
 
@@ -24,6 +25,8 @@ def class_coverage(labels: np.ndarray | None, classes: int, names: tuple[str, ..
     if labels is None or not len(labels):
         return []
     classes = max(classes, int(labels.max()) + 1)
+    if classes > MOST_CLASSES:
+        return []  # numbers of something else
     counts = np.bincount(labels[labels >= 0], minlength=classes)
     if classes < 2:
         return []

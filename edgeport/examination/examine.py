@@ -31,22 +31,23 @@ class Effort:
         looked_at: samples whose values are looked at.
         probed: samples that the first layers see.
         asked: samples that the whole network sees.
+        large: most samples for either where pictures are large (224 x 224).
         is_thorough: run the whole network without suspicion too, for range stability, dead layers and channel order.
     """
 
     looked_at: int
     probed: int
     asked: int
+    large: int
     is_thorough: bool
 
 
-FEWEST_OF_LARGE = 64  # samples for the network, however large they are
 FEWEST_TENSORS = 10  # whose ranges tell how they grow; the mean of fewer depends on chance
 VALUES = 2_500_000  # of all samples together; more samples of small pictures cost no more
 
 
-BUILD = Effort(looked_at=512, probed=64, asked=32, is_thorough=False)
-DOCTOR = Effort(looked_at=4096, probed=200, asked=200, is_thorough=True)
+BUILD = Effort(looked_at=512, probed=64, asked=32, large=32, is_thorough=False)
+DOCTOR = Effort(looked_at=4096, probed=200, asked=200, large=64, is_thorough=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,7 @@ def examine(
         ConfigError: a sample cannot be read.
     """
     of_recipe = _of_recipe(data.preprocess)
-    findings = [*of_recipe]
-    findings += class_coverage(data.labels(), _class_count(data, model), data.classes)
+    findings = class_coverage(data.labels(), _class_count(data, model), data.classes)
     index = main_input(data.shapes, data.dtypes)
     if index is None:
         few = too_few(len(data), ())
@@ -110,13 +110,11 @@ def examine(
     if model is None:
         if len(data.shapes[index]) == 3:
             findings += _of_layout(take(data, effort.probed), index)
-        findings += too_few(len(data), curve if len(seen.numbers) == len(data) else ())
+        findings += too_few(len(data), ())
     else:
         reacted = _with_network(data, index, model, effort)
         if any(finding.kind == "scale" for finding in reacted.findings):
-            findings = [
-                finding for finding in findings if finding not in of_recipe
-            ]  # it says the same with less in hand
+            of_recipe = []  # it says the same with less in hand
         findings += reacted.findings
         notes = tuple(reacted.notes)
         if reacted.lows.size:
@@ -126,7 +124,7 @@ def examine(
     return Examination(
         samples=len(data),
         looked_at=len(seen.numbers),
-        findings=tuple(findings),
+        findings=(*of_recipe, *findings),
         curve=curve,
         curve_of=curve_of,
         notes=notes,
@@ -178,7 +176,7 @@ def _with_network(data: Dataset, index: int, model: Model, effort: Effort) -> _R
     from edgeport.examination.preprocessing import FEWEST, Trial, wrong_preprocessing
     from edgeport.examination.reaction import Answers, Probe, answer, executor
 
-    most = max(FEWEST_OF_LARGE, VALUES // max(1, int(np.prod(data.shapes[index]))))
+    most = max(effort.large, VALUES // max(1, int(np.prod(data.shapes[index]))))
     samples, asked = take(data, min(effort.probed, most)), min(effort.asked, most)
     probe = Probe(model, index)
     given = probe.react(samples.inputs) if probe.is_usable else None
