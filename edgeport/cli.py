@@ -164,9 +164,19 @@ def targets(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
 
 
 @app.command()
-def doctor() -> None:
-    """Say what is installed, what is missing, and the command that fixes it."""
+def doctor(
+    data: Annotated[str | None, typer.Option(help="samples to examine, as for build --calibrate")] = None,
+    model: Annotated[str | None, typer.Option(help="the network that they are for: finds wrong preprocessing")] = None,
+    weights: Annotated[str | None, typer.Option(help="of the network")] = None,
+    evaluate: Annotated[str | None, typer.Option(help="samples for evaluation, to hold against --data")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON; needs --data")] = False,
+) -> None:
+    """Say what is installed and what is missing; with --data, what is wrong with samples (6: something is)."""
     with reported():
+        if data is not None:
+            _examine(data, model, weights, evaluate, as_json=as_json)
+        if model or weights or evaluate or as_json:
+            raise ConfigError("--model, --weights, --evaluate and --json of doctor need --data DATA")
         from edgeport import doctor as examine
 
         for label, value in examine.machine().items():
@@ -181,6 +191,16 @@ def doctor() -> None:
             typer.echo(f"{'ok ' if package.fits else '-- '} {package.extra or 'core':<12} {package.name:<20} {state}")
         typer.echo("everything is installed" if not broken else f"fix: pip install {_quoted(broken)}")
         raise typer.Exit(MissingPackageError.exit_code if "edgeport" in broken else 0)
+
+
+def _examine(data: str, model: str | None, weights: str | None, evaluate: str | None, *, as_json: bool) -> None:
+    _quiet_environment(None)
+    from edgeport import checkup
+
+    with only_results_on_stdout():
+        seen = checkup.check_up(data, model=model, weights=weights, evaluate=evaluate)
+    typer.echo(json.dumps(checkup.as_json(seen), indent=1) if as_json else "\n".join(checkup.described(seen)))
+    raise typer.Exit(checkup.FOUND if any(examination.findings for examination in seen.values()) else 0)
 
 
 def _quoted(names: list[str]) -> str:

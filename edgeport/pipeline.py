@@ -20,6 +20,7 @@ from edgeport.report.report import Report
 from edgeport.stages.chain import Chain
 from edgeport.stages.context import SILENT, Progress
 from edgeport.stages.data import Data, open_data, remember_place
+from edgeport.stages.examine import examined
 from edgeport.stages.lower import Lowered, lower
 from edgeport.stages.pack import artifact_name, check_output, pack
 from edgeport.store import Store, default_root, digest
@@ -61,7 +62,7 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
     try:
         network = load_network(plan.model, plan.weights, seed=plan.seed)
         chain = Chain(plan, network, data, store, progress)
-        records = chain.records()
+        records = examined(chain, chain.records())
         built, failures, lowering = _Lowering(plan, chain, store, progress).run()
         results, validating = _Validating(plan, chain, data, store, progress).run(built)
         report = Report(

@@ -23,6 +23,7 @@ from edgeport.dataset.batch import (
     join,
     rebatch,
 )
+from edgeport.dataset.decode import Preprocess
 from edgeport.dataset.sources import row_digests
 from edgeport.errors import ConfigError, EdgeportError, did_you_mean
 
@@ -46,6 +47,8 @@ class CallableSource:
     The first pass counts and hashes the samples. Later passes in order must repeat it exactly, since results of
     different passes are compared sample by sample; passes with an order of their own (training) may augment.
     """
+
+    preprocess: Preprocess | None = None
 
     def __init__(self, path: Path, name: str, *, classes: tuple[str, ...]) -> None:
         """Run the file and find the callable.

@@ -24,6 +24,10 @@ class Source(Protocol):
 
     classes: tuple[str, ...]
 
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How pictures become inputs; None where the source holds inputs as the network takes them."""
+
     def __len__(self) -> int:
         """Return how many samples there are."""
 
@@ -58,6 +62,11 @@ class PictureSource:
         self._kept: dict[int, np.ndarray] = {}
         self._sample_digests: dict[int, bytes] = {}
         self._first: tuple[int, tuple[int, ...]] | None = None
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How pictures become inputs."""
+        return self._preprocess
 
     def __len__(self) -> int:
         """Return how many pictures there are."""
@@ -140,6 +149,8 @@ class PictureSource:
 
 class ArraySource:
     """Arrays as the network takes them, one a network input, usually mapped from an `.npz`."""
+
+    preprocess: Preprocess | None = None
 
     def __init__(
         self, path: Path, arrays: dict[str, np.ndarray], *, labels: np.ndarray | None, classes: tuple[str, ...]

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from edgeport.dataset.batch import Batch
+from edgeport.dataset.decode import Preprocess
 from edgeport.dataset.sources import Source
 from edgeport.errors import ConfigError
 
@@ -46,6 +47,11 @@ class Dataset:
     def classes(self) -> tuple[str, ...]:
         """Class names from the recipe, the class folders or the archive; may be empty."""
         return self._source.classes
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How pictures become inputs; None where the source holds inputs as the network takes them."""
+        return self._source.preprocess
 
     @property
     def has_labels(self) -> bool:

@@ -21,6 +21,8 @@ def print_report(report: Report, console: Console) -> None:
     for stage in report.stages:
         if line := _stage_line(stage):
             console.print(f"  {stage.name:<10}{line}", highlight=False, markup=False)
+        for line in _data_lines(stage):
+            console.print(f"  data      {line}", highlight=False, markup=False)
     if report.targets:
         console.print()
         console.print(_table(report))
@@ -143,6 +145,14 @@ def _exceeded(metric: Metric) -> str:
 def _stage_line(stage: StageRecord) -> str:
     describe = _STAGES.get(stage.name)
     return describe(stage) if describe else ""
+
+
+def _data_lines(stage: StageRecord) -> list[str]:
+    """Return what is wrong with the calibration data, a line a finding."""
+    findings = stage.metrics.get("findings")
+    if not isinstance(findings, (list, tuple)):
+        return []
+    return [str(finding["sentence"]) for finding in findings if isinstance(finding, dict) and "sentence" in finding]
 
 
 def _trace_line(stage: StageRecord) -> str:
