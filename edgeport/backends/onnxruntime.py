@@ -87,9 +87,7 @@ def _stored(graph: FloatGraph, storage: Storage, out: Path) -> Artifact:
     model, notes = store_weights(OnnxGraph.from_float_graph(graph), storage)
     _save(model, out)
     precision, explained = MEANING[storage]
-    return Artifact(
-        path=out, backend="onnxruntime", precision=precision, files=(out,), notes=(*explained, *notes)
-    )
+    return Artifact(path=out, backend="onnxruntime", precision=precision, files=(out,), notes=(*explained, *notes))
 
 
 def _save(model: onnx.ModelProto, out: Path) -> None:

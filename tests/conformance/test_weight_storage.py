@@ -77,9 +77,7 @@ def outputs(artifact: Artifact, inputs: list[np.ndarray]) -> tuple[np.ndarray, .
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", LOWERABLE)
-def test_file_with_small_weights_agrees_with_torch(
-    name: str, form: str, runtime: ModuleType, tmp_path: Path
-) -> None:
+def test_file_with_small_weights_agrees_with_torch(name: str, form: str, runtime: ModuleType, tmp_path: Path) -> None:
     floating, small = lowered(runtime, float_graph(name), form, tmp_path)
     inputs = samples(name, seed=1)
     for found, expected in zip(outputs(small, inputs), reference(name, inputs), strict=True):
