@@ -1,4 +1,4 @@
-"""What a network takes when no data says it: told by the user, declared beside the network, or inferred from its layers."""
+"""What a network takes where no data says it: given, declared beside the network, or inferred from its layers."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Keep the weights of an ONNX file in float16 or int8; the layers compute in float32.
 
 A float16 weight is followed by Cast, an int8 one by Cast and Mul with the channels' scales. ONNX Runtime computes those
-once, while it loads the file. It does not fold DequantizeLinear, which then runs at every inference: 1.7 to 2.3 times the
-float latency (ResNet-20, EfficientNet-Lite0). Nor is the arithmetic lowered: the CPU has hardly any float16 kernels, and
-ConvInteger behind DynamicQuantizeLinear takes 8 to 16 times as long as float, and loses 11 points of agreement on
+once, while it loads the file. It does not fold DequantizeLinear, which then runs at every inference: 1.7 to 2.3 times
+the float latency (ResNet-20, EfficientNet-Lite0). Nor is the arithmetic lowered: the CPU has hardly any float16 kernels,
+and ConvInteger behind DynamicQuantizeLinear takes 8 to 16 times as long as float, and loses 11 points of agreement on
 EfficientNet-Lite0 (onnxruntime 1.32, its own `quantize_dynamic`, one thread, AVX2).
 """
 
@@ -29,11 +29,11 @@ def store_weights(graph: OnnxGraph, storage: Storage) -> tuple[onnx.ModelProto, 
     from onnx import helper, numpy_helper
 
     source = graph.model
-    readers = {node.input[1]: node for node in source.graph.node if node.op_type in WEIGHTED and len(node.input) > 1}
+    readers = {node.input[1]: node for node in source.graph.node if node.op_type in WEIGHTED}
     constants, widening, faults = dict(graph.constants), [], {}
     for name, array in graph.constants.items():
         reader = readers.get(name)
-        if array.dtype != np.float32 or array.size < FEWEST_VALUES or (reader is None and storage == "int8"):
+        if array.dtype != np.float32 or array.size < FEWEST_VALUES:
             continue
         if storage == "float16":
             if fault := float16_fault(array):
@@ -41,6 +41,8 @@ def store_weights(graph: OnnxGraph, storage: Storage) -> tuple[onnx.ModelProto, 
                 continue
             constants[f"{name}:f16"] = array.astype(np.float16)
             widening.append(helper.make_node("Cast", [f"{name}:f16"], [name], to=1))  # 1: float32
+        elif reader is None:
+            continue
         else:
             axis = _channel_axis(reader, array)
             integers = symmetric_weight(array, axis=axis)

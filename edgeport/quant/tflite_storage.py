@@ -1,15 +1,15 @@
 """Keep the weights of a TFLite file in float16 or int8; the layers compute in float32.
 
-A weight is followed by DEQUANTIZE, which XNNPACK computes once, while it loads the file. int8 weights read by the layers
-themselves ("hybrid": activations quantized at every inference) were measured and rejected: tflite-runtime 2.14 takes the
-first channel's scale for all of them (ResNet-20: error 0.98 of the output), convolutions are 1.06 (EfficientNet-Lite0)
-and 1.12 times (ResNet-20) as slow as in float32 on AVX2, and the answers are less exact. Fully connected networks would
-gain: 0.5 of the float latency.
+A weight is followed by DEQUANTIZE, which XNNPACK computes once, while it loads the file. int8 weights that layers read
+themselves ("hybrid": activations quantized at every inference) were measured and rejected: tflite-runtime 2.14 takes
+the first channel's scale for all channels (ResNet-20: error 0.98 of the output), convolutions take 1.06 (EfficientNet-
+Lite0) to 1.12 times (ResNet-20) as long as in float32 on AVX2, and answers are less exact. Networks of linear layers
+alone would gain, 0.5 of the float latency in ai-edge-litert 2.3.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def store_weights(content: bytes, storage: Storage) -> tuple[bytes, tuple[str, .
 
 
 def _constants(model: Any) -> dict[int, tuple[np.ndarray, int | None]]:
-    """Return tensor index -> value and, of a layer's weights, the output channel axis; only float32 that is worth it."""
+    """Return tensor index -> value and, of a layer's weights, the output channel axis; large float32 ones only."""
     found: dict[int, tuple[np.ndarray, int | None]] = {}
     for op in operators(model):
         weights = op.inputs[POSITIONS[op.kind][1]] if op.kind in POSITIONS else None

@@ -1,4 +1,4 @@
-"""float16 and int8 weights: the file is smaller, answers as float does, and its bytes are reproducible, on every backend."""
+"""float16 and int8 weights on every backend: smaller files that answer as float does, with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from edgeport.types import Artifact
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tflite": "litert_torch"}
 FOLDER = TemporaryDirectory(prefix="edgeport-test-")
 FORMS = ("float16", "dynamic_int8")
-# float16 rounds weights by at most 2**-11 = 0.0005 of each, over some seven layers; int8 by half of 1/127 of a channel's
-# largest, 0.4 % of it, which is about 1 % of a typical one, and errors of many weights cancel
+# float16 rounds weights by at most 2**-11 = 0.0005 of each, over some seven layers; int8 by half of 1/127 of a
+# channel's largest, 0.4 % of it, which is about 1 % of a typical one, and errors of many weights cancel
 LARGEST_ERROR = {"float16": 0.003, "dynamic_int8": 0.03}
 
 
@@ -130,7 +130,7 @@ def test_file_is_half_or_a_quarter_of_float(form: str, least: float, runtime: Mo
 
 
 class OutOfRange(nn.Module):
-    """A layer that needs larger numbers than float16 has, and one that needs smaller ones; their product is ordinary."""
+    """A layer with larger numbers than float16 has, and one with smaller ones; their product is ordinary."""
 
     def __init__(self) -> None:
         super().__init__()
