@@ -36,6 +36,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     calibration: Literal["auto", "minmax", "percentile", "entropy", "mse"] | None = None,
     correction: str | None = None,
     threads: int | None = None,
+    input: str | None = None,
 ) -> Report:
     """Do what `edgeport build` does and return the report; parameters are the flags, None is the default.
 
@@ -63,6 +64,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
         calibration=calibration,
         correction=correction,
         threads=threads,
+        input=input,
     )
     return run(resolve(flags, config))
 

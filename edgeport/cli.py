@@ -68,7 +68,10 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     target: Annotated[str | None, typer.Option(help="targets, comma separated, or all")] = None,
     weights: Annotated[str | None, typer.Option(help=".safetensors, or a .pt with a state_dict")] = None,
     calibrate: Annotated[
-        str | None, typer.Option(help="samples for int8 ranges: folder, .npz, file.py:callable, recipe")
+        str | None,
+        typer.Option(
+            help="samples for int8 ranges: folder, .npz, file.py:callable, recipe (none: only weights in int8)"
+        ),
     ] = None,
     evaluate: Annotated[
         str | None, typer.Option(help="samples for the verdict (default: a fifth of --calibrate)")
@@ -95,6 +98,9 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
         str | None, typer.Option(help="of weights: auto, none, or some of equalize,bias,adaround (default: auto)")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="for this build's own computing (default: 1)")] = None,
+    network_input: Annotated[
+        str | None, typer.Option("--input", help="what the network takes, for builds without data: 3x32x32[,16:int64]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved plan and stop")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print report.json")] = False,
 ) -> None:
@@ -121,6 +127,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             calibration=calibration,
             correction=correction,
             threads=threads,
+            input=network_input,
         )
         plan = resolve(flags, config)
         if dry_run:

@@ -19,7 +19,7 @@ from edgeport.manifest import package_versions
 from edgeport.report.report import Report
 from edgeport.stages.chain import Chain
 from edgeport.stages.context import SILENT, Progress
-from edgeport.stages.data import Data, open_data, remember_place
+from edgeport.stages.data import Data, open_data, random_data, remember_place
 from edgeport.stages.examine import examined
 from edgeport.stages.lower import Lowered, lower
 from edgeport.stages.pack import artifact_name, check_output, pack
@@ -51,7 +51,7 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
     check_output(Path(plan.output))
     store = store or Store(default_root())
     store.prepare()
-    data = open_data(plan, store)
+    opened = open_data(plan, store) if plan.has_data else None
 
     import torch
 
@@ -61,6 +61,9 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
     torch.set_num_threads(plan.threads)
     try:
         network = load_network(plan.model, plan.weights, seed=plan.seed)
+        data = opened or random_data(plan, network)
+        for note in data.notes:
+            progress.log(note)
         chain = Chain(plan, network, data, store, progress)
         records = examined(chain, chain.records())
         built, failures, lowering = _Lowering(plan, chain, store, progress).run()
@@ -78,7 +81,8 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
             "precision": plan.precision,
             "packages": package_versions(_packages(plan)),
         }
-        remember_place(plan, data, store)
+        if not data.is_random:
+            remember_place(plan, data, store)
         classes = data.evaluate.classes
         pack(Path(plan.output), built, chain.weight_folders(), classes=classes, facts=facts, report=report)
         store.sweep()
@@ -131,10 +135,16 @@ class _Lowering:
         floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.float_key)
         if self.plan.precision == "float32":
             return floating, floating
-        quantized = lower(
-            self.store, module, target, lambda: self.graph, source_key=self.chain.key, float_file=floating
+        smaller = lower(
+            self.store,
+            module,
+            target,
+            lambda: self.graph,
+            source_key=self.chain.key,
+            float_file=floating,
+            precision=self.plan.precision,
         )
-        return quantized, floating
+        return smaller, floating
 
 
 def _notes(lowered: Lowered) -> list[str]:
@@ -151,7 +161,7 @@ class _Validating:
     """Every target's file on its real runtime; figures are kept in the store like every other result."""
 
     def __init__(self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress) -> None:
-        self.plan, self.chain, self.samples = plan, chain, data.evaluate
+        self.plan, self.chain, self.data, self.samples = plan, chain, data, data.evaluate
         self.store, self.progress = store, progress
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
@@ -179,7 +189,7 @@ class _Validating:
                 )
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
-        figures = {"samples": len(self.samples), "host": platform.machine(), **said}
+        figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
@@ -193,10 +203,12 @@ class _Validating:
         return ["the labels were not used: no output is (samples, classes) scores"]
 
     def _validated(self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]) -> _Validated:
+        from edgeport.validation.judge import without_agreement_limits
         from edgeport.validation.reference import reference, reference_key
         from edgeport.validation.validate import validate
 
         shipped, floating = files
+        target = without_agreement_limits(target) if self.data.is_random else target
         key = digest(
             "validate",
             [shipped.key, floating.key, reference_key(self.chain, self.samples)],

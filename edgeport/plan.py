@@ -12,7 +12,9 @@ import msgspec
 from edgeport import profile
 from edgeport.backends import NAMES as BACKENDS
 from edgeport.errors import ConfigError, did_you_mean
+from edgeport.graph.inputs import parse_inputs
 from edgeport.profile import TargetProfile
+from edgeport.types import Precision
 
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 
@@ -44,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         calibration: how ranges are made of activation statistics.
         correction: weight corrections before rounding: `auto`, `none`, or some of `equalize`, `bias`, `adaround`.
         threads: for this build's own computing.
+        input: what the network takes, where no data says it: a shape an input.
     """
 
     model: str | None = None
@@ -63,6 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     calibration: Method | None = None
     correction: str | None = None
     threads: int | None = None
+    input: str | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +77,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         targets: the profiles, in the order they were named.
         evaluation: where the evaluation samples come from, in words.
+        precision: of the shipped file; `dynamic_int8` (int8 weights, float activations) is int8 without --calibrate.
         corrections: `auto`, or the weight corrections to make, in order.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
@@ -87,7 +92,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     tune: str | None
     prune: float
     distill: int
-    precision: Literal["int8", "float32"]
+    precision: Precision
     max_drop: float | None
     output: str
     seed: int
@@ -96,6 +101,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     corrections: Literal["auto"] | tuple[Correction, ...]
     threads: int
     channel_multiple: int
+    input: str | None
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there are samples to compare with; otherwise random ones are made once the network is known."""
+        return self.calibrate is not None or self.evaluate is not None
 
 
 DEFAULTS = Options(
@@ -149,7 +160,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         tune=options.tune,
         prune=float(options.prune or 0),
         distill=int(options.distill or 0),
-        precision="int8" if options.precision == "int8" else "float32",
+        precision=_precision(options),
         max_drop=options.max_drop,
         output=str(options.output),
         seed=int(options.seed or 0),
@@ -158,6 +169,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         corrections=_corrections(options.correction or "auto"),
         threads=int(options.threads or 1),
         channel_multiple=math.lcm(*(target.channel_multiple for target in targets)),
+        input=options.input,
     )
 
 
@@ -187,6 +199,7 @@ def _read_config(config: str | None) -> Options:
 
 
 def _check(options: Options) -> None:
+    has_data = options.calibrate is not None or options.evaluate is not None
     rules = {
         f"--prune {options.prune}: a share of the filters, from 0 to below 1": 0 <= (options.prune or 0) < 1,
         f"--distill {options.distill}: a number of epochs, 0 or more": (options.distill or 0) >= 0,
@@ -194,23 +207,32 @@ def _check(options: Options) -> None:
         f"--threads {options.threads}: 1 or more": options.threads is None or options.threads >= 1,
         f"--seed {options.seed}: 0 or more, below 2^63": 0 <= (options.seed or 0) < 1 << 63,
         "--output is empty; name a folder": options.output != "",
-        "--precision float16 is not built yet; choose int8 or float32": options.precision != "float16",
         "--distill needs --train DATA": not options.distill or options.train is not None,
-        "no data: give --calibrate DATA (int8 ranges) or, with --precision float32, --evaluate DATA": (
-            options.calibrate is not None or options.evaluate is not None
+        f"--max-drop {options.max_drop} needs labelled samples to check it on: give --evaluate DATA": (
+            options.max_drop is None or has_data
         ),
-        "int8 needs --calibrate DATA (a few hundred unlabelled samples); without them use --precision float32": (
-            options.calibrate is not None or options.precision != "int8"
+        f"--input {options.input}: the samples say what the network takes; give it only without data": (
+            options.input is None or not has_data
         ),
     }
     for message, holds in rules.items():
         if not holds:
             raise ConfigError(message)
+    if options.input is not None:
+        parse_inputs(options.input)
+
+
+def _precision(options: Options) -> Precision:
+    if options.precision == "int8" and options.calibrate is None:
+        return "dynamic_int8"
+    return options.precision or "int8"
 
 
 def _evaluation(options: Options) -> str:
     if options.evaluate is not None:
         return options.evaluate
+    if options.calibrate is None:
+        return "random inputs"
     return "every fifth sample of --calibrate, held out"
 
 

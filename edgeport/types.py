@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeport.quant.calibration import Calibration
 
 Origin = Literal["measured", "emulated", "modelled"]
-Precision = Literal["int8", "float16", "float32"]
+Precision = Literal["int8", "dynamic_int8", "float16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,8 @@ class Artifact:
     Attributes:
         path: the file (an OpenVINO .xml has its weights beside it as .bin).
         backend: name of the backend that wrote it.
-        precision: number format of the convolutions and linear layers in it.
+        precision: number format of the convolutions and linear layers in it. `float16` and `dynamic_int8` are how
+            their weights are kept; they compute in float32, or as the runtime likes.
         files: every file that belongs to it, `path` first.
         notes: what was skipped, left in float, widened or clamped while it was made: a sentence each.
     """
@@ -104,6 +105,7 @@ class OpCost:
         dtype: number format that the operator computes in: `int8`, `float16`, `float32`, ...
         macs: multiply-adds of one inference with batch one (0 for operators without multiply-add).
         weight_bytes: bytes of constants that the operator reads.
+        weight_dtype: number format that the weights of a convolution or product are kept in; empty for other operators.
         activation_bytes: bytes of activations read and written.
         is_depthwise: a grouped convolution with one input channel a group.
         provenance: torch module path this operator came from, when the file tells.
@@ -117,6 +119,7 @@ class OpCost:
     activation_bytes: int = 0
     is_depthwise: bool = False
     provenance: str | None = None
+    weight_dtype: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

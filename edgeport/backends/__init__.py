@@ -41,6 +41,14 @@ class Backend(Protocol):
         """Write the statically quantized file to `out`, with the ranges of `graph`; same errors."""
         ...
 
+    def lower_float16(self, graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+        """Write the network to `out` with float16 weights, which a runtime widens to float32; same errors."""
+        ...
+
+    def lower_dynamic(self, graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
+        """Write the network to `out` with int8 weights and float activations; no ranges are needed; same errors."""
+        ...
+
     def bindings(self, graph: FloatGraph, path: Path) -> Mapping[str, object]:
         """Return how a file's tensors belong to the network's inputs and outputs: the content of `io.json`."""
         ...

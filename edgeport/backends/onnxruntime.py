@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgeport.errors import LoweringError, MissingPackageError
 from edgeport.quant.onnx_placement import OnnxGraph, refuse_random, value_names
 from edgeport.quant.onnx_quantize import quantize
+from edgeport.quant.storage import MEANING, Storage
 from edgeport.types import Artifact
 
 if TYPE_CHECKING:
@@ -54,6 +55,23 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     return Artifact(path=out, backend="onnxruntime", precision="int8", files=(out,), notes=notes)
 
 
+def lower_float16(graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+    """Write the network to `out` with float16 weights, which ONNX Runtime widens when it loads the file.
+
+    Raises:
+        MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
+        LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
+    """
+    del float_file
+    return _stored(graph, "float16", out)
+
+
+def lower_dynamic(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
+    """Write the network to `out` with int8 weights, one scale an output channel, and float activations; same errors."""
+    del scheme, float_file  # no integer kernel runs, so all 8 bits are safe on every processor
+    return _stored(graph, "int8", out)
+
+
 def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
     """Return how the file's tensors belong to the network's inputs and outputs; they have the same names."""
     return {
@@ -61,6 +79,16 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
         "outputs": [{"name": spec.name, "tensor": spec.name} for spec in graph.outputs],
         "layers": value_names(graph),
     }
+
+
+def _stored(graph: FloatGraph, storage: Storage, out: Path) -> Artifact:
+    from edgeport.quant.onnx_storage import store_weights
+
+    refuse_random(graph)
+    model, notes = store_weights(OnnxGraph.from_float_graph(graph), storage)
+    _save(model, out)
+    precision, explained = MEANING[storage]
+    return Artifact(path=out, backend="onnxruntime", precision=precision, files=(out,), notes=(*explained, *notes))
 
 
 def _save(model: onnx.ModelProto, out: Path) -> None:

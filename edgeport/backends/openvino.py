@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
 from edgeport.quant.onnx_placement import refuse_random, value_names, value_ranges
+from edgeport.quant.storage import MEANING, Storage
 from edgeport.types import Artifact
 
 if TYPE_CHECKING:
@@ -58,6 +59,23 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     return Artifact(path=out, backend="openvino", precision="int8", files=files, notes=notes)
 
 
+def lower_float16(graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+    """Write the network to `out` with float16 weights, which OpenVINO widens when it compiles the file.
+
+    Raises:
+        MissingPackageError: openvino, onnx or onnxscript is not installed.
+        LoweringError: an operator has no ONNX or no OpenVINO form.
+    """
+    del float_file
+    return _stored(graph, "float16", out)
+
+
+def lower_dynamic(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
+    """Write the network to `out` with int8 weights, one scale an output channel, and float activations; same errors."""
+    del scheme, float_file  # no kernel adds pairs of 8-bit products here, so all 8 bits are safe
+    return _stored(graph, "int8", out)
+
+
 def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
     """Return how the file's tensors belong to the network's inputs and outputs; they have the same names."""
     return {
@@ -65,6 +83,16 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
         "outputs": [{"name": spec.name, "tensor": spec.name} for spec in graph.outputs],
         "layers": value_names(graph),
     }
+
+
+def _stored(graph: FloatGraph, storage: Storage, out: Path) -> Artifact:
+    model = _read(graph)
+    from edgeport.quant.openvino_storage import store_weights
+
+    notes = store_weights(model, storage, graph.provenance)
+    precision, explained = MEANING[storage]
+    files = _save(model, graph, out)
+    return Artifact(path=out, backend="openvino", precision=precision, files=files, notes=(*explained, *notes))
 
 
 def _read(graph: FloatGraph) -> Model:

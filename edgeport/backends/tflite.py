@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.storage import MEANING, Storage
 from edgeport.types import Artifact
 
 if TYPE_CHECKING:
@@ -62,6 +63,25 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     return Artifact(path=out, backend="tflite", precision="int8", files=(out,), notes=notes)
 
 
+def lower_float16(graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+    """Write the float file to `out` with float16 weights, which XNNPACK widens when it loads the file.
+
+    Raises:
+        MissingPackageError: ai-edge-litert is not installed.
+    """
+    del graph
+    return _stored(float_file, "float16", out)
+
+
+def lower_dynamic(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
+    """Write the float file to `out` with int8 weights, one scale an output channel, and float activations; same errors.
+
+    Inputs and outputs stay float32 whatever the scheme says: integers would need ranges.
+    """
+    del graph, scheme
+    return _stored(float_file, "int8", out)
+
+
 def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
     """Return how a file's tensors belong to the network's inputs and outputs: the content of `io.json`.
 
@@ -98,6 +118,18 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
     inputs = {f"/{spec.name}" for spec in graph.inputs}
     result["layers"] = {key: key for key in graph.provenance.values() if key in kept or key in inputs}
     return result
+
+
+def _stored(float_file: Artifact, storage: Storage, out: Path) -> Artifact:
+    try:
+        from edgeport.quant.tflite_storage import store_weights
+
+        content, notes = store_weights(float_file.path.read_bytes(), storage)
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    out.write_bytes(content)
+    precision, explained = MEANING[storage]
+    return Artifact(path=out, backend="tflite", precision=precision, files=(out,), notes=(*explained, *notes))
 
 
 def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes, tuple[str, ...]]:

@@ -131,6 +131,7 @@ class _Accounts:
             if operator.inputs and all(name in self.constants for name in operator.inputs):
                 folded = sum(self.constants[name] for name in set(operator.inputs))
                 self.constants.update(dict.fromkeys(operator.outputs, folded))
+                self.stored.update(dict.fromkeys(operator.outputs, self._stored(operator.inputs[0])))
                 continue
             self.live.append(operator)
             self.producer.update(dict.fromkeys(operator.outputs, operator))
@@ -217,6 +218,7 @@ class _Accounts:
                 activation_bytes=self._activation_bytes(operator),
                 is_depthwise=operator.product.is_depthwise if operator.product else False,
                 provenance=operator.provenance,
+                weight_dtype=self._stored(operator.product.weights) if operator.product else "",
             )
             for operator in self.live
         )

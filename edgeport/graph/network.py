@@ -36,12 +36,14 @@ class Network:
         module: the eval-mode network, or the program of a `.pt2`.
         example_inputs: inputs that the user supplied with it (batch first); None when the data gives them.
         fingerprint: digest of weights, structure and code.
+        input_shapes: shapes without batch that the user wrote beside the network; None: not said.
     """
 
     name: str
     module: nn.Module | ExportedProgram
     example_inputs: tuple[torch.Tensor, ...] | None
     fingerprint: str
+    input_shapes: tuple[tuple[int, ...], ...] | None = None
 
 
 def load_network(model: str, weights: str | None, *, seed: int) -> Network:
@@ -49,7 +51,9 @@ def load_network(model: str, weights: str | None, *, seed: int) -> Network:
 
     Args:
         model: `module:factory`, `file.py:factory` or a `.pt2`. A factory takes nothing and returns an `nn.Module`, or
-            `(nn.Module, example_inputs)`.
+            `(nn.Module, example_inputs)`. For builds without data, `example_inputs` (a tensor or some, batch first) or
+            `input_shape` (`(3, 32, 32)`, or one such tuple an input) may be an attribute of the network or of the
+            factory, or a variable in the factory's file; the first found counts.
         weights: a `.safetensors`, or a `.pt`/`.pth` that holds a `state_dict`.
         seed: torch is seeded with it before the factory runs.
 
@@ -66,13 +70,20 @@ def load_network(model: str, weights: str | None, *, seed: int) -> Network:
     factory, folder = find_factory(model)
     torch.manual_seed(seed)
     module, example_inputs = _call_factory(factory, model)
+    example_inputs, input_shapes = _declared(module, factory, example_inputs)
     if weights is not None:
         _load_weights(module, Path(weights))
     module.eval()
     name = model.rpartition(":")[2]
     # the name too: factories of one file may hand functions to one class, whose weights then come out the same
     fingerprint = digest(name, network_fingerprint(module, folder))
-    return Network(name=name, module=module, example_inputs=example_inputs, fingerprint=fingerprint)
+    return Network(
+        name=name,
+        module=module,
+        example_inputs=example_inputs,
+        fingerprint=fingerprint,
+        input_shapes=input_shapes,
+    )
 
 
 def find_factory(model: str) -> tuple[Callable[[], object], Path | None]:
@@ -139,11 +150,39 @@ def _call_factory(factory: Callable[[], object], model: str) -> tuple[nn.Module,
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
         raise ConfigError(f"factory '{model}' returned {type(made).__name__}, not a torch.nn.Module")
-    if example is None:
-        example = getattr(module, "example_inputs", None)
-    if isinstance(example, torch.Tensor):
-        example = (example,)
-    return module, None if example is None else tuple(example)
+    return module, None if example is None else _example("the factory's second result", example)
+
+
+def _declared(
+    module: nn.Module, factory: Callable[[], object], example: tuple[torch.Tensor, ...] | None
+) -> tuple[tuple[torch.Tensor, ...] | None, tuple[tuple[int, ...], ...] | None]:
+    """Return example inputs and input shapes from where the user may have written them: one of both, or neither."""
+    if example is not None:
+        return example, None
+    file = sys.modules.get(getattr(factory, "__module__", ""))
+    for place in (module, factory, file):
+        if (found := getattr(place, "example_inputs", None)) is not None:
+            return _example("example_inputs", found), None
+        if (found := getattr(place, "input_shape", None)) is not None:
+            return None, _shapes(found)
+    return None, None
+
+
+def _example(name: str, value: object) -> tuple[torch.Tensor, ...]:
+    import torch
+
+    values = (value,) if isinstance(value, torch.Tensor) else value
+    if not isinstance(values, (tuple, list)) or not values or not all(isinstance(v, torch.Tensor) for v in values):
+        raise ConfigError(f"{name} is a {type(value).__name__}, not a tensor or a tuple of tensors (batch first)")
+    return tuple(values)
+
+
+def _shapes(value: object) -> tuple[tuple[int, ...], ...]:
+    rows = value if isinstance(value, (tuple, list)) and value and isinstance(value[0], (tuple, list)) else (value,)
+    for row in rows:
+        if not isinstance(row, (tuple, list)) or not row or not all(isinstance(n, int) and n > 0 for n in row):
+            raise ConfigError(f"input_shape is {value!r}; needs sizes without the batch, such as (3, 32, 32)")
+    return tuple(tuple(row) for row in rows)
 
 
 def _told(error: BaseException, folder: Path | None) -> str:

@@ -43,6 +43,7 @@ class OperatorRow(TypedDict):
     activation_bytes: int
     is_depthwise: bool
     provenance: str | None
+    weight_dtype: str
 
 
 class TotalsRow(TypedDict):
@@ -136,13 +137,14 @@ def _operator_table(found: Inspection) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    groups: dict[tuple[str, str], list[OperatorRow]] = {}
+    groups: dict[tuple[str, str, str], list[OperatorRow]] = {}
     for row in found["operators"]:
-        groups.setdefault((row["kind"], row["dtype"]), []).append(row)
+        groups.setdefault((row["kind"], row["dtype"], row["weight_dtype"]), []).append(row)
     table = Table(box=None, header_style="bold", show_footer=True, footer_style="bold")
     totals = found["totals"]
     table.add_column("operator", footer="total")
     table.add_column("dtype")
+    table.add_column("weights")
     for title, total in (
         ("count", totals["operators"]),
         ("multiply-adds", totals["macs"]),
@@ -150,12 +152,12 @@ def _operator_table(found: Inspection) -> Table:
         ("activation bytes", totals["activation_bytes"]),
     ):
         table.add_column(title, footer=f"{total:,}", justify="right")
-    for (kind, dtype), rows in sorted(groups.items(), key=lambda item: -sum(row["macs"] for row in item[1])):
+    for (kind, dtype, weights), rows in sorted(groups.items(), key=lambda item: -sum(row["macs"] for row in item[1])):
         figures = (
             len(rows),
             sum(row["macs"] for row in rows),
             sum(row["weight_bytes"] for row in rows),
             sum(row["activation_bytes"] for row in rows),
         )
-        table.add_row(escape(kind), dtype, *(f"{figure:,}" for figure in figures))
+        table.add_row(escape(kind), dtype, weights, *(f"{figure:,}" for figure in figures))
     return table

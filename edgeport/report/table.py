@@ -31,6 +31,8 @@ def print_report(report: Report, console: Console) -> None:
     for name, result in report.targets.items():
         for note in result.notes:
             console.print(f"  note, {name}: {note}", highlight=False, markup=False)
+    for note in _data_notes(report):
+        console.print(f"  note: {note}", highlight=False, markup=False)
     console.print()
     for name, why in report.failures.items():
         console.print(f"  {name}: not built: {why}", highlight=False, markup=False)
@@ -138,6 +140,12 @@ def _legend(report: Report) -> list[str]:
     return lines
 
 
+def _data_notes(report: Report) -> list[str]:
+    """Return what there is to say of the samples that the figures were taken on."""
+    found = next((stage.metrics.get("notes") for stage in report.stages if stage.name == "validate"), None)
+    return [str(note) for note in found] if isinstance(found, (list, tuple)) else []
+
+
 def _exceeded(metric: Metric) -> str:
     return f"{metric.name} is {metric.value:.4g} {metric.unit} ({metric.origin}), limit {metric.limit:.4g}"
 
@@ -185,6 +193,8 @@ def _calibrate_line(stage: StageRecord) -> str:
 
 
 def _lower_line(stage: StageRecord) -> str:
+    if stage.options.get("precision") in _KEPT:
+        return _KEPT[str(stage.options["precision"])]
     checked = [(name, found) for name, found in stage.metrics.items() if isinstance(found, dict)]
     return f"\n{INDENT}".join(
         f"{name}: {found['macs_int8'] / max(1, found['macs_int8'] + found['macs_other']):.0%} of the multiply-adds run"
@@ -192,6 +202,12 @@ def _lower_line(stage: StageRecord) -> str:
         for name, found in checked
         if "macs_int8" in found
     )
+
+
+_KEPT: Mapping[str, str] = {  # precisions of weights alone
+    "float16": "float16 weights, computed in float32",
+    "dynamic_int8": "int8 weights, float activations (no --calibrate)",
+}
 
 
 def _number(stage: StageRecord, key: str) -> float:

@@ -9,24 +9,34 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeport.dataset import Dataset, check_overlap, open_dataset
+from edgeport.dataset.synthetic import RandomSource
 from edgeport.errors import ConfigError
 from edgeport.store import Store, digest, write_atomic
 
 if TYPE_CHECKING:
+    from edgeport.graph.network import Network
     from edgeport.plan import Plan
 
 HELD_OUT = 5  # without --evaluate (--tune), every fifth calibration sample is kept for it
+RANDOM_SAMPLES = 64  # without data; enough to see a wrong conversion
 FEWEST_TO_SPLIT = 10  # calibration samples; of fewer, none is kept for tuning
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Samples by use; None where the plan has no such data."""
+    """Samples by use; None where the plan has no such data.
+
+    Attributes:
+        notes: what the report has to say of them; only of random ones.
+        is_random: whether nothing is known of real samples: figures on `evaluate` then show errors of conversion only.
+    """
 
     calibrate: Dataset | None
     evaluate: Dataset
     train: Dataset | None
     tune: Dataset | None = None
+    notes: tuple[str, ...] = ()
+    is_random: bool = False
 
     def digests(self) -> dict[str, dict[str, object]]:
         """Return use -> name, size and digest, for the manifest."""
@@ -98,6 +108,35 @@ def open_place(store: Store, evaluate_digest: str) -> Dataset | None:
 
 def _place_file(store: Store, evaluate_digest: str) -> Path:
     return store.root / "places" / f"{digest(evaluate_digest)}.json"
+
+
+def random_data(plan: Plan, network: Network) -> Data:
+    """Return seeded random samples of the form that the network takes, for a plan without data.
+
+    Raises:
+        ConfigError: nothing says what the network takes.
+    """
+    from edgeport.graph.inputs import InputForm, find_inputs
+
+    train = open_dataset(plan.train) if plan.distill and plan.train is not None else None
+    if train is None:
+        forms, known = find_inputs(network, plan.input)
+    else:
+        pairs = zip(train.shapes, train.dtypes, strict=True)
+        forms, known = tuple(InputForm(shape=shape, dtype=dtype) for shape, dtype in pairs), "as --train has it"
+    source = RandomSource(forms, RANDOM_SAMPLES, plan.seed)
+    notes = (
+        f"no data was given: input {', '.join(map(str, forms))}, {known}",
+        f"the files were compared with PyTorch on {RANDOM_SAMPLES} random inputs: that shows errors of conversion, not"
+        " accuracy, which NOBODY HAS CHECKED; agreement is shown but not judged; give --evaluate DATA to check it",
+    )
+    return Data(
+        calibrate=None,
+        evaluate=Dataset(name="random inputs", source=source),
+        train=train,
+        notes=notes,
+        is_random=True,
+    )
 
 
 def _hold_out(samples: Dataset) -> tuple[Dataset, Dataset]:

@@ -65,26 +65,28 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
     *,
     source_key: str,
     float_file: Lowered | None = None,
+    precision: Precision | None = None,
     scheme: Scheme | None = None,
 ) -> Lowered:
-    """Return the float file, or with `float_file` the int8 file made beside it, from the store where it is.
+    """Return the float file, or with `float_file` the smaller file made beside it, from the store where it is.
 
     Args:
         store: where finished files lie.
         backend: the target's backend module.
         profile: the target.
         graph: gives the network; called only when the file has to be written.
-        source_key: key of the network (float) or of its calibration (int8).
+        source_key: key of the network, or of its calibration (int8).
         float_file: the float file; None: write that.
+        precision: of the smaller file; None: int8.
         scheme: how the int8 file is written; None: as the target asks.
 
     Raises:
         LoweringError: an operator cannot be expressed.
         MissingPackageError: the backend's tools are not installed.
     """
-    precision: Precision = "float32" if float_file is None else "int8"
+    precision = "float32" if float_file is None else precision or "int8"
     scheme = scheme or Scheme.of(profile)
-    chosen = None if float_file is None else msgspec.to_builtins(scheme)
+    chosen = msgspec.to_builtins(scheme) if precision == "int8" else None
     versions = package_versions(backend.packages)
     key = digest("lower", profile.backend, precision, chosen, versions, source_key, code_digest())
     folder = store.get(key)
@@ -94,6 +96,10 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
             out = fresh / f"model{backend.suffix}"
             if float_file is None:
                 artifact = backend.lower_float(graph(), profile, out)
+            elif precision == "float16":
+                artifact = backend.lower_float16(graph(), float_file.artifact, out)
+            elif precision == "dynamic_int8":
+                artifact = backend.lower_dynamic(graph(), scheme, float_file.artifact, out)
             else:
                 artifact = backend.lower_int8(graph(), scheme, float_file.artifact, out)
             (fresh / BINDINGS).write_text(json.dumps(backend.bindings(graph(), out), indent=1) + "\n")
