@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
-    from edgeport.quant.scheme import Scheme
+    from edgeport.quant.scheme import Raised, Scheme
 
 suffix = ".xml"
 packages = ("onnx", "onnxscript", "openvino")
+raised_formats: tuple[Raised, ...] = ("float32",)
 
 NOT_CONVERTED = re.compile(r"(?:No conversion rule found for operations|Conversion is failed for): (.*)")
 

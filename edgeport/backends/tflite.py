@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
-    from edgeport.quant.scheme import Scheme
+    from edgeport.quant.scheme import Raised, Scheme
     from edgeport.quant.tflite_file import Op
 
 suffix = ".tflite"
 packages = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter")
+raised_formats: tuple[Raised, ...] = ("float32", "int16")
 
 UNRANGED, RAISED = "their ranges are not known", "int8 is too coarse for them"
 
