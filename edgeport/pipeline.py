@@ -163,7 +163,7 @@ class _Lowering:
         samples, output = self.chain.data.tune, self.scores
         if self.plan.max_drop is None or samples is None or output is None or self.plan.precision != "int8":
             return None
-        samples = samples.subset(slice(None, None, -(-len(samples) // MOST_SAMPLES)))
+        samples = samples.evenly(MOST_SAMPLES)
 
         def tune() -> Tune:
             from edgeport.validation.reference import reference, write_inputs

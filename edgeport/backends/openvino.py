@@ -51,7 +51,12 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     model = _read(graph)
     from edgeport.quant.openvino_quantize import quantize
 
-    raised = {name for name, key in graph.provenance.items() if key in scheme.raised}
+    raised = {  # OpenVINO names a node after the ONNX node, or after its value
+        name
+        for node in graph.onnx.graph.node
+        if any(graph.provenance.get(value) in scheme.raised for value in node.output)
+        for name in (node.name, *node.output)
+    }
     notes = quantize(model, value_ranges(graph), weight_bits=scheme.weight_bits, raised=raised)
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)

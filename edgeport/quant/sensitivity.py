@@ -56,7 +56,9 @@ def sensitivities(model: Model, samples: Dataset, *, output: int, progress: Prog
         for layer, writer in layers.items():
             task.note(layer)
             rounded = Simulator(module, model.example_inputs, ranges, layers=(layer,))
-            total = sum(divergence(scores, rounded.run(batch)[output]) for batch, scores in zip(batches, wanted, strict=True))
+            total = sum(
+                divergence(scores, rounded.run(batch)[output]) for batch, scores in zip(batches, wanted, strict=True)
+            )
             found.append(Sensitivity(layer=layer, divergence=total / sum(map(len, wanted)), writer=writer))
             task.advance()
     return tuple(sorted(found, key=lambda one: -one.divergence))
@@ -91,9 +93,4 @@ def layer_writers(module: GraphModule) -> dict[str, str | None]:
 
 def _batches(model: Model, samples: Dataset) -> list[Sequence[torch.Tensor]]:
     size = batch_size([spec.shape for spec in model.inputs]) if model.has_dynamic_batch else 1
-    step = max(1, len(samples) // SAMPLES)
-    order = range(0, len(samples), step)[:SAMPLES]
-    return [
-        [torch.from_numpy(array) for array in batch.inputs]
-        for batch in samples.subset(list(order)).batches(size)
-    ]
+    return [[torch.from_numpy(array) for array in batch.inputs] for batch in samples.evenly(SAMPLES).batches(size)]

@@ -130,7 +130,9 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
                 f" already ({ruler}); no layers were raised"
             )
         if not self.raised:
-            held = "held without raising a layer" if self.lost <= self.lost_allowed else "not held with all layers raised"
+            held = (
+                "held without raising a layer" if self.lost <= self.lost_allowed else "not held with all layers raised"
+            )
             return f"{limit} is {held}: {self.lost} of {self.samples} tune samples {what} ({ruler})"
         formats = " and ".join(sorted(set(self.raised.values())))
         return (
