@@ -161,6 +161,11 @@ def scores_output(trace: StageRecord, max_drop: float | None) -> int | None:
     return output
 
 
+def allowed(samples: int, max_drop: float) -> int:
+    """Return how many of so many samples `max_drop` percent are, rounded down."""
+    return math.floor(samples * max_drop / 100 + 1e-9)  # 0.3 percent of 1000 are 3, and not 2.9999999999999996
+
+
 def ranked(store: Store, chain: Chain, samples: Dataset, output: int, progress: Progress) -> tuple[str, ...]:
     """Return the layers in the order in which they are raised; computed once for all targets, and kept in the store.
 
@@ -253,8 +258,7 @@ class _Search:
     def __init__(self, control: DropControl, scheme: Scheme, write: Callable[[Scheme], Lowered], threads: int) -> None:
         self.control, self.scheme, self.write, self.threads = control, scheme, write, threads
         self.tune = control.tune()
-        # 1e-9: 0.3 percent of 1000 are 3 samples, and not 2.9999999999999996
-        self.allowed = math.floor(len(self.tune.scores) * control.max_drop / 100 + 1e-9) - self.tune.lost_before()
+        self.allowed = allowed(len(self.tune.scores), control.max_drop) - self.tune.lost_before()
         self.counts: dict[str, int] = {}
 
     def run(self, formats: Sequence[Raised]) -> Control:
@@ -308,7 +312,7 @@ class _Search:
         paths = [file.artifact.path for file in (plain, *files.values())]
         timings = host.bench(paths, threads=self.threads, inputs=self.tune.inputs, seconds=BENCH_SECONDS)
         ratios = dict(zip(files, (timing.p50_ms / timings[0].p50_ms for timing in timings[1:]), strict=True))
-        best = _best(ratios, {form: file.artifact.size_bytes for form, file in files.items()})
+        best = best_format(ratios, {form: file.artifact.size_bytes for form, file in files.items()})
         rejected |= {
             form: f"{ratio:.2f}x the latency of plain int8, {files[form].artifact.size_bytes} bytes"
             for form, ratio in ratios.items()
@@ -325,8 +329,13 @@ class _Search:
         )
 
 
-def _best(ratios: Mapping[Raised, float], sizes: Mapping[Raised, int]) -> Raised:
-    """Return the smallest of the formats that are as fast as the fastest; of equal ones the first."""
+def best_format(ratios: Mapping[Raised, float], sizes: Mapping[Raised, int]) -> Raised:
+    """Return the smallest of the formats that are as fast as the fastest; of equal ones the first.
+
+    Args:
+        ratios: format -> latency of its file over that of plain int8.
+        sizes: format -> bytes of its file.
+    """
     fastest = min(ratios.values())
     return min((form for form in ratios if ratios[form] <= fastest * SAME_LATENCY), key=lambda form: sizes[form])
 
