@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from edgeport.backends import backend
 from edgeport.doctor import require
 from edgeport.errors import LoweringError
 from edgeport.manifest import package_versions
+from edgeport.quant.scheme import Scheme
 from edgeport.report.report import Report
 from edgeport.stages.chain import Chain
 from edgeport.stages.context import SILENT, Progress
@@ -23,6 +24,7 @@ from edgeport.stages.data import Data, open_data, random_data, remember_place
 from edgeport.stages.examine import examined
 from edgeport.stages.lower import Lowered, lower
 from edgeport.stages.pack import artifact_name, check_output, pack
+from edgeport.stages.raise_precision import MOST_SAMPLES, Control, DropControl, Tune, ranked, scores_output
 from edgeport.store import Store, default_root, digest
 from edgeport.types import Metric, StageRecord, TargetResult
 
@@ -66,7 +68,8 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
             progress.log(note)
         chain = Chain(plan, network, data, store, progress)
         records = examined(chain, chain.records())
-        built, failures, lowering = _Lowering(plan, chain, store, progress).run()
+        scores = scores_output(records[0], plan.max_drop)
+        built, failures, lowering = _Lowering(plan, chain, store, progress, scores).run()
         results, validating = _Validating(plan, chain, data, store, progress).run(built)
         report = Report(
             model=network.name,
@@ -98,8 +101,9 @@ def _packages(plan: Plan) -> list[str]:
 class _Lowering:
     """Every target's files; a target whose backend cannot express the network does not stop the others."""
 
-    def __init__(self, plan: Plan, chain: Chain, store: Store, progress: Progress) -> None:
+    def __init__(self, plan: Plan, chain: Chain, store: Store, progress: Progress, scores: int | None) -> None:
         self.plan, self.chain, self.store, self.progress = plan, chain, store, progress
+        self.scores = scores  # index of the output with class scores, where there is a limit to hold on it
 
     @cached_property
     def graph(self) -> FloatGraph:
@@ -114,14 +118,18 @@ class _Lowering:
         failures: dict[str, str] = {}
         metrics: dict[str, dict[str, object]] = {}
         seconds: dict[str, float] = {}
-        with self.progress.task("lower", len(self.plan.targets)) as task:
+        with self.store.workspace() as folder, self.progress.task("lower", len(self.plan.targets)) as task:
+            control = self._drop_control(folder)
             for target in self.plan.targets:
                 task.note(target.name)
                 try:
-                    shipped, floating = self._lower(target)
+                    shipped, floating, found = self._lower(target, control)
                     built[target.name] = (shipped, floating)
                     seconds |= {file.key: file.seconds for file in (shipped, floating)}
                     metrics[target.name] = {**shipped.quality, "notes": _notes(shipped)}
+                    if found is not None:
+                        seconds[f"control of {target.name}"] = found.seconds
+                        metrics[target.name]["control"] = found.to_report()
                 except LoweringError as error:
                     failures[target.name] = str(error)
                     metrics[target.name] = {"notes": [str(error)]}
@@ -130,21 +138,59 @@ class _Lowering:
         record = StageRecord(name="lower", options=options, seconds=sum(seconds.values()), metrics=metrics)
         return built, failures, record
 
-    def _lower(self, target: TargetProfile) -> Built:
+    def _lower(self, target: TargetProfile, control: DropControl | None) -> tuple[Lowered, Lowered, Control | None]:
+        """Return the shipped file, the float file, and what was done to hold `--max-drop`."""
         module = backend(target.backend)
         floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.float_key)
         if self.plan.precision == "float32":
-            return floating, floating
-        smaller = lower(
+            return floating, floating, None
+
+        def write(scheme: Scheme) -> Lowered:
+            return lower(
+                self.store,
+                module,
+                target,
+                lambda: self.graph,
+                source_key=self.chain.key,
+                float_file=floating,
+                precision=self.plan.precision,
+                scheme=scheme,
+            )
+
+        scheme = Scheme.of(target)
+        if self.plan.max_drop is None or self.plan.precision != "int8":
+            return write(scheme), floating, None
+        if control is None:
+            return write(scheme), floating, Control(limit_points=self.plan.max_drop)
+        scheme, found = control.hold(scheme, write, formats=module.raised_formats, threads=target.threads)
+        return write(scheme), floating, found
+
+    def _drop_control(self, folder: Path) -> DropControl | None:
+        """Return what raises layers until `--max-drop` holds; None without a limit or without samples for it."""
+        samples, output = self.chain.data.tune, self.scores
+        if self.plan.max_drop is None or samples is None or output is None or self.plan.precision != "int8":
+            return None
+        samples = samples.evenly(MOST_SAMPLES)
+
+        def tune() -> Tune:
+            from edgeport.validation.reference import reference, write_inputs
+
+            known = reference(self.store, self.chain, samples, self.progress)
+            return Tune(
+                inputs=write_inputs(samples, folder),
+                output=output,
+                scores=known.outputs[output],
+                labels=known.labels,
+                top1_float=known.top1_float,
+            )
+
+        return DropControl(
             self.store,
-            module,
-            target,
-            lambda: self.graph,
-            source_key=self.chain.key,
-            float_file=floating,
-            precision=self.plan.precision,
+            max_drop=self.plan.max_drop,
+            tune_key=samples.digest,
+            tune=cache(tune),
+            ranking=cache(lambda: ranked(self.store, self.chain, samples, output, self.progress)),
         )
-        return smaller, floating
 
 
 def _notes(lowered: Lowered) -> list[str]:
@@ -198,6 +244,8 @@ class _Validating:
         return write_inputs(self.samples, folder)
 
     def _unused_labels(self, metrics: tuple[Metric, ...]) -> list[str]:
+        if not self.samples.has_labels and self.plan.max_drop is not None:
+            return ["--max-drop was not judged: the evaluation samples have no labels"]
         if not self.samples.has_labels or any(metric.name == "top1" for metric in metrics):
             return []
         return ["the labels were not used: no output is (samples, classes) scores"]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
-    from edgeport.quant.scheme import Scheme
+    from edgeport.quant.scheme import Raised, Scheme
     from edgeport.types import Artifact
 
 NAMES = ("onnxruntime", "openvino", "tflite")
@@ -23,10 +23,12 @@ class Backend(Protocol):
     Attributes:
         suffix: of its files, with the dot.
         packages: distribution names whose versions decide what it writes.
+        raised_formats: what `Scheme.raised` may ask of it; the first is as exact as the float file.
     """
 
     suffix: str
     packages: tuple[str, ...]
+    raised_formats: tuple[Raised, ...]
 
     def lower_float(self, graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
         """Write the float32 file to `out`.

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
-    from edgeport.quant.scheme import Scheme
+    from edgeport.quant.scheme import Raised, Scheme
 
 suffix = ".onnx"
 packages = ("onnx", "onnxscript", "onnxruntime")
+raised_formats: tuple[Raised, ...] = ("float32",)
 
 
 def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
-    from edgeport.quant.scheme import Scheme
+    from edgeport.quant.scheme import Raised, Scheme
 
 suffix = ".xml"
 packages = ("onnx", "onnxscript", "openvino")
+raised_formats: tuple[Raised, ...] = ("float32",)
 
 NOT_CONVERTED = re.compile(r"(?:No conversion rule found for operations|Conversion is failed for): (.*)")
 
@@ -51,7 +52,12 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     model = _read(graph)
     from edgeport.quant.openvino_quantize import quantize
 
-    raised = {name for name, key in graph.provenance.items() if key in scheme.raised}
+    raised = {  # OpenVINO names a node after the ONNX node, or after its value
+        name
+        for node in graph.onnx.graph.node
+        if any(graph.provenance.get(value) in scheme.raised for value in node.output)
+        for name in (node.name, *node.output)
+    }
     notes = quantize(model, value_ranges(graph), weight_bits=scheme.weight_bits, raised=raised)
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
-    from edgeport.quant.scheme import Scheme
+    from edgeport.quant.scheme import Raised, Scheme
     from edgeport.quant.tflite_file import Op
 
 suffix = ".tflite"
 packages = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter")
+raised_formats: tuple[Raised, ...] = ("float32", "int16")
 
 UNRANGED, RAISED = "their ranges are not known", "int8 is too coarse for them"
 
@@ -136,7 +137,7 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
     """Return the int8 file of a float file and what there is to say about it."""
     from edgeport.quant.tflite_file import read, silenced, write
     from edgeport.quant.tflite_match import match_tensors
-    from edgeport.quant.tflite_ranges import calibration_result, layer_operators, tensor_ranges, unranged_operators
+    from edgeport.quant.tflite_ranges import calibration_result, raised_operators, tensor_ranges, unranged_operators
     from edgeport.quant.tflite_weights import round_weights, saturated_biases, weight_ranges
 
     model = read(content)
@@ -145,10 +146,12 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
 
         ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
         weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits)
-        round_weights(model, weights)
         unranged = unranged_operators(model, ranges)
-        raised = layer_operators(model, scheme.raised)
-        recipe = _recipe(model, [*unranged, *raised], has_float_io=scheme.io == "float")
+        raised = raised_operators(model, scheme.raised)
+        in_float = raised.get("float32", [])
+        in_int16 = [op for op in raised.get("int16", []) if op not in unranged]
+        round_weights(model, weights, besides=[*unranged, *in_float])
+        recipe = _recipe(model, [*unranged, *in_float], in_int16, has_float_io=scheme.io == "float")
         try:
             result = quantizer.Quantizer(write(model), recipe).quantize(
                 calibration_result(model, ranges) | dict(weights.result),
@@ -159,8 +162,9 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
             raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
     quantized = read(bytes(result.quantized_model))
     notes = [
-        *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: raised})),
+        *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: in_float})),
         *_widened_notes(weights.widened),
+        *([f"{len(in_int16)} operators compute with 16-bit activations, {RAISED}"] if in_int16 else []),
         *(
             f"{count} biases of '{name}' exceed int32 and were clipped"
             for name, count in saturated_biases(quantized).items()
@@ -169,8 +173,11 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
     return write(quantized), tuple(notes)
 
 
-def _recipe(model: Any, in_float: Sequence[Op], *, has_float_io: bool) -> list[dict[str, Any]]:
-    """Return ai-edge-quantizer's recipe: static int8 everywhere but in these operators (and at the file's edges)."""
+def _recipe(model: Any, in_float: Sequence[Op], in_int16: Sequence[Op], *, has_float_io: bool) -> list[dict[str, Any]]:
+    """Return ai-edge-quantizer's recipe: static int8 everywhere but in these operators (and at the file's edges).
+
+    Operators in int16 have int8 weights and 16-bit activations.
+    """
     from ai_edge_quantizer import qtyping, recipe, recipe_manager
 
     from edgeport.quant.tflite_file import tensor_name
@@ -182,9 +189,15 @@ def _recipe(model: Any, in_float: Sequence[Op], *, has_float_io: bool) -> list[d
     if has_float_io:
         for edge in (names.INPUT, names.OUTPUT):
             manager.add_quantization_config(".*", edge, algorithm_key=skip)
+
+    def scope(op: Op) -> str:
+        name = "".join(f"{tensor_name(model, index)};" for index in op.outputs if index >= 0)
+        return f"^{re.escape(name)}$"
+
+    for op in in_int16:
+        manager.add_static_config(scope(op), names.ALL_SUPPORTED, activation_num_bits=16, weight_num_bits=8)
     for op in in_float:
-        scope = "".join(f"{tensor_name(model, index)};" for index in op.outputs if index >= 0)
-        manager.add_quantization_config(f"^{re.escape(scope)}$", names.ALL_SUPPORTED, algorithm_key=skip)
+        manager.add_quantization_config(scope(op), names.ALL_SUPPORTED, algorithm_key=skip)
     result: list[dict[str, Any]] = manager.get_quantization_recipe()
     return result
 

@@ -107,6 +107,10 @@ class Dataset:
         chosen._position = position
         return chosen
 
+    def evenly(self, count: int) -> Dataset:
+        """Return a view of at most `count` samples, evenly spread: also of samples sorted by class some of each."""
+        return self.subset(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64).tolist())
+
     def sample_digests(self) -> tuple[bytes, ...]:
         """Return 16 bytes a sample: a hash of the decoded picture before resizing, or of the input rows.
 

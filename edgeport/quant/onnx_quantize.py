@@ -224,10 +224,24 @@ class _Rewriter:
         result = self._result(node)
         if not all(self._can_be_integer(value) for value in node.input) or node.output[0] not in self.graph.ranges:
             return False
+        if self._feeds_raised(node.output[0]):
+            return False
         for value in node.input:
             self._as_integer(value)
         self._emit(node, [self._dequantized(value) for value in node.input], result)
         return True
+
+    def _feeds_raised(self, value: str) -> bool:
+        """Whether a raised layer reads a value, as it is or after operators that only move or clip values."""
+        if not self.scheme.raised:
+            return False
+        readers = self.graph.consumers.get(value, [])
+        return any(
+            self._feeds_raised(reader.output[0])
+            if reader.op_type in (*MOVES_VALUES, *CLIPS)
+            else reader.op_type in WEIGHTED and self.graph.provenance.get(reader.output[0]) in self.scheme.raised
+            for reader in readers
+        )
 
     def _moves(self, node: onnx.NodeProto) -> bool:
         source, *others = node.input

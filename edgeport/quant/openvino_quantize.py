@@ -37,7 +37,7 @@ def quantize(
         model: constants folded; tensor names are the keys of `ranges`.
         ranges: calibrated (low, high) of activations.
         weight_bits: 8 or 7; depthwise convolutions keep 8, their kernels never add pairs of products.
-        raised: names of layers that stay in float32.
+        raised: names of nodes that stay in float32, and read their input as it was computed.
     """
     placement = _Placement(ranges)
     in_float: list[str] = []
@@ -46,8 +46,7 @@ def quantize(
         if node.get_type_name() not in WEIGHTED:
             continue
         axis = _weight_axis(node)
-        is_raised = node.get_friendly_name().partition("/")[0] in raised
-        if axis is not None and not is_raised and placement.place(node.input_value(0)):
+        if axis is not None and _layer_name(node) not in raised and placement.place(node.input_value(0)):
             weighted.append((node, axis))
         else:
             in_float.append(node.get_type_name())
@@ -55,7 +54,7 @@ def quantize(
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Add" and any(_follows(node.input_value(i), layers) for i in (0, 1)):
             placement.place(node.input_value(0), node.input_value(1))
-    placement.insert()
+    placement.insert(passing_by=raised)
     for node, axis in weighted:
         _compress(node, axis, weight_bits)
     model.validate_nodes_and_infer_types()
@@ -80,8 +79,8 @@ class _Placement:
             self._want(sources or [])
         return True
 
-    def insert(self) -> None:
-        """Write the quantizers."""
+    def insert(self, *, passing_by: Collection[str]) -> None:
+        """Write the quantizers; the nodes of these names go on reading the value itself."""
         groups: dict[Key, list[Range]] = {}
         for key, value in self.wanted.items():
             groups.setdefault(self._group(key), []).append(self._range(value) or (0.0, 0.0))
@@ -90,7 +89,11 @@ class _Placement:
             members = groups[self._group(key)]
             affine = asymmetric(min(low for low, _ in members), max(high for _, high in members))
             ends = [constants.setdefault(end, opset13.constant(np.float32(end))) for end in (affine.low, affine.high)]
-            readers = [reader for reader in value.get_target_inputs() if reader.get_node().get_type_name() != "Result"]
+            readers = [
+                reader
+                for reader in value.get_target_inputs()
+                if reader.get_node().get_type_name() != "Result" and _layer_name(reader.get_node()) not in passing_by
+            ]
             quantizer = opset13.fake_quantize(value, *ends, *ends, levels=256)
             quantizer.set_friendly_name(f"{value.get_node().get_friendly_name()}/quantized")
             for reader in readers:
@@ -119,6 +122,11 @@ class _Placement:
     def _group(self, key: Key) -> Key:
         above = self.shared_with.get(key, key)
         return key if above == key else self._group(above)
+
+
+def _layer_name(node: Node) -> str:
+    """Return the ONNX node's name: OpenVINO calls a bias `NAME` and the layer `NAME/WithoutBiases`."""
+    return str(node.get_friendly_name().partition("/")[0])
 
 
 def _pads_with_other_than_zero(node: Node) -> bool:

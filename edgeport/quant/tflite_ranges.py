@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeport.quant.tflite_file import MAIN, Op, constant, is_float, operators, tensor_name
+from edgeport.quant.tflite_match import LAYERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
+
+    from edgeport.quant.scheme import Raised
 
 Range = tuple[float, float]
 
@@ -82,9 +85,28 @@ def unranged_operators(model: Any, ranges: Mapping[int, Range]) -> list[Op]:
     ]
 
 
-def layer_operators(model: Any, keys: Collection[str]) -> list[Op]:
-    """Return the operators of these layers (provenance keys; the layer's weights are named `KEY;1` in our files)."""
-    return [op for op in operators(model) if any(_layer_key(model, index) in keys for index in op.inputs)]
+def raised_operators(model: Any, raised: Mapping[str, Raised]) -> dict[Raised, list[Op]]:
+    """Return format -> operators that compute in it: the raised layers, and what computes their inputs.
+
+    A layer gains nothing from an input that was rounded to int8, so everything between it and the layers before it is
+    raised with it.
+
+    Args:
+        model: the float file, a `ModelT` as we write it: a layer's weights are named `KEY;1`.
+        raised: provenance key of a layer -> format.
+    """
+    ops = operators(model)
+    writers = {index: op for op in ops for index in op.outputs}
+    found: dict[Op, Raised] = {}
+    for layer in ops:
+        form = next((raised[key] for index in layer.inputs if (key := _layer_key(model, index)) in raised), None)
+        op: Op | None = layer
+        while op is not None and form is not None:
+            found.setdefault(op, form)
+            sources = [index for index in op.inputs if index >= 0 and constant(model, index) is None]
+            before = writers.get(sources[0]) if len(sources) == 1 else None
+            op = None if before is None or before.kind in LAYERS else before
+    return {form: [op for op in ops if found.get(op) == form] for form in dict.fromkeys(found.values())}
 
 
 def _layer_key(model: Any, index: int) -> str:

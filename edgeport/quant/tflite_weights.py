@@ -17,8 +17,9 @@ from edgeport.quant.tflite_file import MAIN, constant, operators, tensor_name
 from edgeport.quant.tflite_ranges import activation_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from edgeport.quant.tflite_file import Op
     from edgeport.quant.tflite_ranges import Range
 
 LARGEST_INT32 = 2**31 - 1
@@ -88,13 +89,14 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
     return WeightRanges(result=result, widened=widened, largest=largest)
 
 
-def round_weights(model: Any, ranges: WeightRanges) -> None:
+def round_weights(model: Any, ranges: WeightRanges, *, besides: Sequence[Op] = ()) -> None:
     """Put weights on the grid of their ranges, in place, rounded as everywhere in edgeport (`affine.rounded_steps`).
 
     ai-edge-quantizer rounds each weight to nearest; of values that lie on the grid already it changes nothing.
+    Those of the operators `besides`, which stay in float, are left as they are.
     """
     for op in operators(model):
-        if op.kind not in POSITIONS:
+        if op.kind not in POSITIONS or op in besides:
             continue
         weights, dimension = op.inputs[POSITIONS[op.kind][1]], POSITIONS[op.kind][3]
         bounds = ranges.result.get(tensor_name(model, weights))

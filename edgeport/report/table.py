@@ -196,12 +196,14 @@ def _lower_line(stage: StageRecord) -> str:
     if stage.options.get("precision") in _KEPT:
         return _KEPT[str(stage.options["precision"])]
     checked = [(name, found) for name, found in stage.metrics.items() if isinstance(found, dict)]
-    return f"\n{INDENT}".join(
+    lines = [
         f"{name}: {found['macs_int8'] / max(1, found['macs_int8'] + found['macs_other']):.0%} of the multiply-adds run"
         f" in int8, {found['transposes']} transposes"
         for name, found in checked
         if "macs_int8" in found
-    )
+    ]
+    lines += [f"{name}: {found['control']['sentence']}" for name, found in checked if "control" in found]
+    return f"\n{INDENT}".join(lines)
 
 
 _KEPT: Mapping[str, str] = {  # precisions of weights alone
