@@ -20,7 +20,8 @@ class Scheme:
     Attributes:
         weight_bits: 8, or 7 where the processor adds pairs of products in 16 bits; depthwise layers keep 8.
         io: `float` keeps float32 at the file's edges, `int8` takes and gives integers (TFLite only).
-        activation: integer type of activations (TFLite: always int8).
+        activation: integer type of activations. TFLite: always int8. OpenVINO: `int8` makes quantizers symmetric, and
+            what is never negative stays uint8 without a zero point.
         per_channel: one weight scale an output channel; False: one a layer.
         raised: provenance key of a convolution or linear layer -> the format that it computes in instead of int8.
     """
