@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,17 @@ from edgeport.backends import backend
 from edgeport.doctor import require
 from edgeport.errors import LoweringError
 from edgeport.manifest import package_versions
+from edgeport.quant.scheme import Scheme
 from edgeport.report.report import Report
 from edgeport.stages.chain import Chain
 from edgeport.stages.context import SILENT, Progress
 from edgeport.stages.data import Data, open_data
 from edgeport.stages.lower import Lowered, lower
 from edgeport.stages.pack import artifact_name, check_output, pack
+from edgeport.stages.speed import Setting, choose_fast
 from edgeport.store import Store, default_root, digest
 from edgeport.types import Metric, StageRecord, TargetResult
+from edgeport.validation.origin import origin_on_host
 
 if TYPE_CHECKING:
     from edgeport.graph.float_graph import FloatGraph
@@ -115,7 +119,7 @@ class _Lowering:
                     shipped, floating = self._lower(target)
                     built[target.name] = (shipped, floating)
                     seconds |= {file.key: file.seconds for file in (shipped, floating)}
-                    metrics[target.name] = {**shipped.quality, "notes": _notes(shipped)}
+                    metrics[target.name] = {**shipped.quality, **shipped.chosen, "notes": _notes(shipped)}
                 except LoweringError as error:
                     failures[target.name] = str(error)
                     metrics[target.name] = {"notes": [str(error)]}
@@ -129,15 +133,28 @@ class _Lowering:
         floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.float_key)
         if self.plan.precision == "float32":
             return floating, floating
-        quantized = lower(
-            self.store, module, target, lambda: self.graph, source_key=self.chain.key, float_file=floating
-        )
+
+        def write(scheme: Scheme) -> Lowered:
+            return lower(
+                self.store,
+                module,
+                target,
+                lambda: self.graph,
+                source_key=self.chain.key,
+                float_file=floating,
+                scheme=scheme,
+            )
+
+        origin = origin_on_host(target)
+        setting = Setting(profile=target, origin=origin, tune=self.chain.data.tune, graph=lambda: self.graph)
+        fast = choose_fast(self.store, write, floating, Scheme.of(target), setting)
+        quantized = replace(write(fast.scheme), chosen={"speed": fast.figures()}, chosen_notes=tuple(fast.notes))
         return quantized, floating
 
 
 def _notes(lowered: Lowered) -> list[str]:
     findings = lowered.quality.get("findings", ())
-    return [*lowered.artifact.notes, *(str(finding) for finding in findings)]  # type: ignore[attr-defined]  # JSON list
+    return [*lowered.artifact.notes, *(str(finding) for finding in findings), *lowered.chosen_notes]  # type: ignore[attr-defined]  # JSON list
 
 
 class _Validated(msgspec.Struct, frozen=True):

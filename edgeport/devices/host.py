@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeport.errors import MissingPackageError, StageError
+from edgeport.formats import OpTime
 
 AGENT = Path(__file__).with_name("agent.py")
 TIMEOUT_SECONDS = 7200.0  # 10,000 samples of 0.7 s each; a runtime that hangs must not hang the build
@@ -162,6 +163,27 @@ def bench(
     arguments += ["--rounds", str(rounds)] if rounds else []
     report = _call(arguments, paths, threads=threads)
     return tuple(_timing(model) for model in report["models"])
+
+
+def profile(
+    paths: Sequence[Path], *, threads: int = 1, inputs: Sequence[Path] = (), runs: int = 50
+) -> tuple[tuple[OpTime, ...], ...]:
+    """Return for each file the operators that its runtime runs, in order, with times where the runtime tells.
+
+    Args:
+        paths: the files; all with the same suffix.
+        threads: threads of the runtime.
+        inputs: an .npy file a network input; none: seeded random numbers.
+        runs: inferences a file.
+
+    Raises:
+        MissingPackageError: the runtime is not installed.
+        StageError: a file does not load, crashes or does not fit the inputs.
+    """
+    arguments = ["profile", *_texts(paths), "--runs", str(runs)]
+    arguments += ["--inputs", *_texts(inputs)] if inputs else []
+    report = _call(arguments, paths, threads=threads)
+    return tuple(tuple(OpTime(**row) for row in model["operators"]) for model in report["models"])
 
 
 def _texts(paths: Sequence[Path]) -> list[str]:

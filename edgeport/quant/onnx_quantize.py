@@ -111,7 +111,7 @@ class _Rewriter:
     def _node(self, kind: str, inputs: list[str], outputs: list[str], name: str = "", **options: Any) -> None:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name or None, **options))
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name or outputs[0], **options))
 
     def _constant(self, name: str, array: np.ndarray) -> str:
         """Store a constant under `name`, or return the name under which the same one is stored."""
