@@ -274,8 +274,30 @@ class _Rewriter:
             self.in_float.append(node.op_type)
         for value in node.input:
             self._as_float(value)
-        self.nodes.append(node)
+        self.nodes.append(self._shielded(node) if node.op_type in WEIGHTED else node)
         self.floating.update(node.output)
+
+    def _shielded(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """Return a float layer that stays one: its dequantized input passes a clip to the range that it has anyway.
+
+        ONNX Runtime 1.32 quantizes the weights of a Conv or Gemm right between DequantizeLinear and QuantizeLinear by
+        itself, one scale for all, and runs it on integers (its graph transformer WeightBiasQuantization).
+        """
+        import onnx
+
+        value = node.input[0]
+        if value in self.floating or value not in self.integer:
+            return node
+        affine = self.integer[value]
+        ends = [np.array(end, np.float32) for end in (affine.low, affine.high)]
+        names = [self._constant(f"{value}:{side}", end) for side, end in zip(("low", "high"), ends, strict=True)]
+        if f"{value}:clipped" not in self.dequantized:
+            self._node("Clip", [value, *names], [f"{value}:clipped"])
+            self.dequantized.add(f"{value}:clipped")
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[0] = f"{value}:clipped"
+        return copy
 
 
 def _clip_bounds(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> tuple[float, float] | None:

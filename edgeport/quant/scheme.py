@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from edgeport.quant.affine import WeightBits  # schemes are read back from the store by their types
+
 if TYPE_CHECKING:
     from edgeport.profile import TargetProfile
-    from edgeport.quant.affine import WeightBits
 
 Raised = Literal["int16", "float16", "float32"]  # number formats of layers that int8 is too coarse for
 
