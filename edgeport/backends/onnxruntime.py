@@ -42,7 +42,7 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
 
 
 def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
-    """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
+    """Write the network to `out` with int8 weights and activations as the scheme says.
 
     Raises:
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.

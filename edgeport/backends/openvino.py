@@ -43,7 +43,7 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
 
 
 def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
-    """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
+    """Write the network to `out` with int8 weights and activations as the scheme says.
 
     Raises:
         MissingPackageError: openvino, onnx or onnxscript is not installed.
@@ -58,7 +58,7 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
         if any(graph.provenance.get(value) in scheme.raised for value in node.output)
         for name in (node.name, *node.output)
     }
-    notes = quantize(model, value_ranges(graph), weight_bits=scheme.weight_bits, raised=raised)
+    notes = quantize(model, value_ranges(graph), scheme, raised=raised)
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     files = _save(model, graph, out)

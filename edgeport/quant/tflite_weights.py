@@ -1,4 +1,4 @@
-"""Ranges of weights, per output channel, such that no bias saturates; weights rounded so that errors cancel.
+"""Ranges of weights, per output channel or per layer, such that no bias saturates; rounding so that errors cancel.
 
 A TFLite bias is an int32 with the scale input_scale x weight_scale. Where a channel's weights are tiny, that scale is
 so small that the bias does not fit, and ai-edge-quantizer 0.10 clips it. Such a channel's weight scale is widened until
@@ -48,13 +48,16 @@ class WeightRanges:
     largest: int
 
 
-def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int = 8) -> WeightRanges:
+def weight_ranges(
+    model: Any, ranges: Mapping[int, Range], *, weight_bits: int = 8, per_channel: bool = True
+) -> WeightRanges:
     """Return symmetric ranges of all constant weights whose operator's input has a known range.
 
     Args:
         model: the float file, a `ModelT`.
         ranges: tensor index -> (low, high) of activations.
         weight_bits: 8; or 7, which leaves the int8 weights within [-63, 63].
+        per_channel: one range an output channel; False: one a layer, its widest channel's.
     """
     largest = 2 ** (weight_bits - 1) - 1
     bounds: dict[int, np.ndarray] = {}
@@ -80,6 +83,8 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
             )
             if saturated.any():
                 widened[tensor_name(model, op.inputs[weights])] = int(saturated.sum())
+        if not per_channel:
+            bound = bound.max(keepdims=True)
         known = bounds.get(op.inputs[weights])
         bounds[op.inputs[weights]] = bound if known is None else np.maximum(known, bound)
     result = {
