@@ -126,7 +126,7 @@ class _Lowering:
 
     def _lower(self, target: TargetProfile) -> Built:
         module = backend(target.backend)
-        floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.float_key)
+        floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.lowered_key)
         if self.plan.precision == "float32":
             return floating, floating
         quantized = lower(

@@ -99,6 +99,8 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
 
 def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes, tuple[str, ...]]:
     """Return the int8 file of a float file and what there is to say about it."""
+    from edgeport.quant.corrections import not_corrected
+    from edgeport.quant.tflite_corrections import correct
     from edgeport.quant.tflite_file import read, silenced, write
     from edgeport.quant.tflite_match import match_tensors
     from edgeport.quant.tflite_ranges import calibration_result, layer_operators, tensor_ranges, unranged_operators
@@ -109,12 +111,13 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
         from ai_edge_quantizer import quantizer  # type: ignore[import-untyped]  # ships no types
 
         ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
+        missed = correct(model, graph, scheme)
         weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits)
         unranged = unranged_operators(model, ranges)
         raised = layer_operators(model, scheme.raised)
         recipe = _recipe(model, [*unranged, *raised], has_float_io=scheme.io == "float")
         try:
-            result = quantizer.Quantizer(content, recipe).quantize(
+            result = quantizer.Quantizer(write(model), recipe).quantize(
                 calibration_result(model, ranges) | dict(weights.result),
                 enable_progress_bar=False,
                 enable_progress_report=False,
@@ -123,6 +126,7 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
             raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
     quantized = read(bytes(result.quantized_model))
     notes = [
+        *not_corrected(missed),
         *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: raised})),
         *_widened_notes(weights.widened),
         *(

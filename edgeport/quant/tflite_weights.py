@@ -18,6 +18,7 @@ from edgeport.quant.tflite_ranges import activation_scale
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edgeport.quant.tflite_file import Op
     from edgeport.quant.tflite_ranges import Range
 
 LARGEST_INT32 = 2**31 - 1
@@ -49,9 +50,8 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
     Args:
         model: the float file, a `ModelT`.
         ranges: tensor index -> (low, high) of activations.
-        weight_bits: 8; or 7, which leaves the int8 weights within [-63, 63].
+        weight_bits: 8; or 7, which leaves the int8 weights within [-63, 63]. Depthwise layers keep 8.
     """
-    largest = 2 ** (weight_bits - 1) - 1
     bounds: dict[int, np.ndarray] = {}
     widened: dict[str, int] = {}
     for op in operators(model):
@@ -62,6 +62,7 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
         if value is None or value.dtype != np.float32 or op.inputs[data] not in ranges:
             continue
         others = tuple(axis for axis in range(value.ndim) if axis != dimension)
+        largest = 127 if _is_depthwise(model, op, value) else 2 ** (weight_bits - 1) - 1
         bound = np.abs(value).max(axis=others, keepdims=True).astype(np.float64) * (127 / largest)
         shift = constant(model, op.inputs[bias]) if len(op.inputs) > bias else None
         if shift is not None:
@@ -82,6 +83,12 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
         for index, bound in bounds.items()
     }
     return WeightRanges(result=result, widened=widened)
+
+
+def _is_depthwise(model: Any, op: Op, weight: np.ndarray) -> bool:
+    """Whether an operator has one output channel an input channel; weight: `(1, height, width, channels)`."""
+    channels = model.subgraphs[MAIN].tensors[op.inputs[0]].shape[-1]
+    return op.kind == "DEPTHWISE_CONV_2D" and int(channels) == weight.shape[-1]
 
 
 def saturated_biases(model: Any) -> dict[str, int]:
