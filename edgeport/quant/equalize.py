@@ -18,7 +18,7 @@ So the function is exact on what was seen; with ReLU it is exact everywhere.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,9 @@ from edgeport.quant.simulate import CONVOLUTIONS, weighted_nodes
 aten = torch.ops.aten
 
 HEADROOM = 2.0  # what was not seen may be twice as large before it is clipped
-CLIPPED_FACTOR = 2.0  # of 1 / s in front of a clip: 16 pictures do not wake all channels of EfficientNet-Lite0, and with
+CLIPPED_FACTOR = (
+    2.0  # of 1 / s in front of a clip: 16 pictures do not wake all channels of EfficientNet-Lite0, and with
+)
 # factors up to 16 those that woke later were cut: logits 46 % off on other pictures, exact on these
 LARGEST_FACTOR = 16.0  # of s and 1 / s: a channel that hardly spoke on the samples may speak up on others
 SWEEPS = 4  # over all pairs: the scale of one pair moves the ranges of the next (the paper iterates as well)
@@ -109,7 +111,7 @@ def find_pairs(module: GraphModule) -> tuple[Pair, ...]:
 def observe(
     module: GraphModule,
     example_inputs: Sequence[torch.Tensor],
-    batches: Sequence[Sequence[torch.Tensor]],
+    batches: Iterable[Sequence[torch.Tensor]],
     pairs: Sequence[Pair],
 ) -> Observed:
     """Run samples through a canonical network and return the ranges of its activations."""

@@ -20,7 +20,7 @@ from edgeport.graph.execute import Executor
 from edgeport.quant.simulate import Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch.fx import GraphModule
 
@@ -77,8 +77,13 @@ def trial_samples(shapes: Sequence[tuple[int, ...]]) -> int:
 def first_batches(samples: Dataset, count: int, *, size: int) -> Batches:
     """Return `count` samples, evenly spread over the data, in batches of at most `size`, a tensor an input each."""
     places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    chosen = samples.subset([int(place) for place in places])
-    return [[torch.from_numpy(np.ascontiguousarray(array)) for array in batch.inputs] for batch in chosen.batches(size)]
+    return list(stream_batches(samples.subset([int(place) for place in places]), size=size))
+
+
+def stream_batches(samples: Dataset, *, size: int) -> Iterator[list[torch.Tensor]]:
+    """Give all samples in batches of at most `size`, a tensor an input each, without holding more than one."""
+    for batch in samples.batches(size):
+        yield [torch.from_numpy(np.ascontiguousarray(array)) for array in batch.inputs]
 
 
 class Trial:

@@ -9,7 +9,7 @@ from edgeport.errors import StageError
 from edgeport.graph.canonical import canonicalize
 from edgeport.graph.execute import batch_size
 from edgeport.quant.equalize import Observed, Pair, equalized, find_pairs, observe, pair_factors, ranges_after, spread
-from edgeport.quant.trial import Trial, first_batches, trial_samples
+from edgeport.quant.trial import Trial, first_batches, stream_batches, trial_samples
 
 if TYPE_CHECKING:
     import torch
@@ -55,12 +55,17 @@ class Equalize:
             return _as_it_was(model, "no two layers with only channelwise operators between them")
         shapes = [spec.shape for spec in model.inputs]
         size, count = batch_size(shapes) if model.has_dynamic_batch else 1, trial_samples(shapes)
-        samples = first_batches(context.calibrate, count, size=size)
+        figures: dict[str, object] = {"pairs": len(pairs)}
+        if self.mode == "auto":
+            few = first_batches(context.calibrate, count, size=size)
+            first_look = observe(module, model.example_inputs, few, pairs)
+            worst = max((spread(*ends) for ends in first_look.channels.values()), default=1.0)
+            figures["worst_spread"] = worst
+            if worst < BADLY_SPREAD:
+                return _as_it_was(model, f"not tried: channels are spread {worst:.1f}x at most", figures)
+        # all samples: a channel that wakes on a later one may be moved across a clip
+        samples = stream_batches(context.calibrate, size=size)
         seen = observe(module, model.example_inputs, samples, pairs)
-        worst = max((spread(*ends) for ends in seen.channels.values()), default=1.0)
-        figures: dict[str, object] = {"pairs": len(pairs), "worst_spread": worst}
-        if self.mode == "auto" and worst < BADLY_SPREAD:
-            return _as_it_was(model, f"not tried: channels are spread {worst:.1f}x at most", figures)
         factors = pair_factors(module, pairs, seen.channels)
         result = equalized(module, pairs, factors)
         if context.tune is None:

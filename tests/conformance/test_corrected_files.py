@@ -14,7 +14,7 @@ from lowering_case import float_graph, samples
 from edgeport.backends import NAMES, backend
 from edgeport.graph.float_graph import FloatGraph
 from edgeport.profile import Int8Scheme, TargetProfile
-from edgeport.quant.affine import WeightBits, asymmetric, symmetric_weight
+from edgeport.quant.affine import WeightBits, symmetric_weight
 from edgeport.quant.corrections import LayerWeights, correctable_layers
 from edgeport.quant.scheme import Scheme
 from edgeport.quant.sequential import Methods, correct_layers
@@ -40,17 +40,15 @@ def corrected(bits: WeightBits) -> FloatGraph:
     return replace(graph, corrections={bits: found})
 
 
-def integers(graph: FloatGraph, name: str, layer: LayerWeights, bits: WeightBits) -> tuple[np.ndarray, np.ndarray]:
-    """Return the integers of a layer's weight, and its bias in steps of the product's scale."""
-    node = next(node for node in graph.module.graph.nodes if node.name == name)
-    scale = asymmetric(*graph.ranges[node.args[0].name]).scale
+def integers(layer: LayerWeights, bits: WeightBits) -> tuple[np.ndarray, np.ndarray]:
+    """Return the integers of a layer's weight, and its bias."""
     own: WeightBits = 8 if layer.weight.shape[1] == 1 else bits  # the depthwise layer keeps 8
     found = symmetric_weight(layer.weight, axis=0, bits=own)
     assert layer.bias is not None
-    return found.integers, layer.bias / (scale * found.scales)
+    return found.integers, layer.bias
 
 
-def onnx_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def onnx_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
     import onnx
     from onnx import numpy_helper
 
@@ -61,11 +59,11 @@ def onnx_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None
         if node.op_type in ("Conv", "Gemm") and any(f"{name}:weight" == value for value in node.input)
     )
     producers = {output: node for node in onnx.load(path).graph.node for output in node.output}
-    weight, bias = (arrays[producers[value].input[0]] for value in node.input[1:3])
-    return weight, bias
+    (weight, _), (bias, scales) = ([arrays[part] for part in producers[value].input[:2]] for value in node.input[1:3])
+    return weight, bias * scales.astype(np.float64), float(scales.max())
 
 
-def tflite_constants(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+def tflite_constants(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, float]:
     from edgeport.quant.tflite_file import constant, operators, read, tensor_name
 
     model = read(path.read_bytes())
@@ -73,27 +71,29 @@ def tflite_constants(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | Non
         if len(op.inputs) > 2 and tensor_name(model, op.inputs[1]).startswith(f"{key};1"):
             weight, bias = constant(model, op.inputs[1]), constant(model, op.inputs[2])
             assert weight is not None
+            assert bias is not None
+            scales = np.array(model.subgraphs[0].tensors[op.inputs[2]].quantization.scale, np.float64)
             if op.kind == "CONV_2D":
                 weight = weight.transpose(0, 3, 1, 2)
             elif op.kind == "DEPTHWISE_CONV_2D":
                 weight = weight.transpose(3, 0, 1, 2)
-            return weight, bias
+            return weight, bias * scales, float(scales.max())
     raise LookupError(key)
 
 
-def openvino_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def openvino_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
     import openvino  # type: ignore[import-untyped]  # ships no types
 
     for node in openvino.Core().read_model(path).get_ordered_ops():
         kinds = ("Convolution", "GroupConvolution", "MatMul")
-        if node.get_type_name() in kinds and node.get_friendly_name().partition("/")[0] == name:
+        if node.get_type_name() in kinds and node.get_friendly_name().partition("/")[0] == f"node_{name}":
             value = node.input_value(1).get_node()
             while value.get_type_name() != "Constant":
                 value = value.input_value(0).get_node()
             weight = value.data
             if node.get_type_name() == "GroupConvolution":
                 weight = weight.reshape(-1, *weight.shape[2:])
-            return weight, None  # float32, added afterwards: see the test of outputs
+            return weight, None, 0.0  # the bias is float32 and added afterwards
     raise LookupError(name)
 
 
@@ -119,16 +119,15 @@ def test_file_holds_the_corrected_integers(runtime: str, bits: WeightBits, tmp_p
         key = graph.provenance[name]
         if key in missed:
             continue
-        weight, bias = {
+        weight, bias, step = {
             "onnxruntime": lambda name=name: onnx_constants(made, name),
             "openvino": lambda name=name: openvino_constants(made, name),
             "tflite": lambda key=key: tflite_constants(made, key),
         }[runtime]()
-        wanted, steps = integers(graph, name, layer, bits)
+        wanted, real = integers(layer, bits)
         np.testing.assert_array_equal(weight.reshape(wanted.shape) if weight.size == wanted.size else weight, wanted)
         if bias is not None:
-            # TFLite's signed scales come out of other float32 operations: the last step may differ
-            np.testing.assert_allclose(bias, steps, atol=1.0 + 1e-6 * np.abs(steps).max())
+            np.testing.assert_allclose(bias, real, rtol=1e-6, atol=step / 2 * 1.001)
     assert missed == ""
 
 

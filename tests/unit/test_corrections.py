@@ -13,7 +13,7 @@ from torch import nn
 from edgeport.graph.canonical import canonicalize
 from edgeport.graph.execute import Executor
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.affine import WeightBits, asymmetric, symmetric_weight
+from edgeport.quant.affine import WeightBits, symmetric_weight
 from edgeport.quant.corrections import Corrections, LayerWeights, correctable_layers, with_layers
 from edgeport.quant.sequential import Methods, correct_layers
 from edgeport.quant.simulate import weighted_nodes
@@ -70,9 +70,10 @@ def test_corrected_weights_are_rounded_to_themselves(*, adaround: bool, bits: We
         np.testing.assert_allclose(found.integers * scales, layer.weight, rtol=1e-6, atol=0)
         original = module.state_dict()[str(node.args[1].target)].numpy()  # type: ignore[union-attr]  # a get_attr node
         assert float(np.abs(layer.weight - original).max()) <= scales.max() * 1.0001  # a neighbour on the grid
-        np.testing.assert_array_equal(np.abs(layer.weight).max((1, *range(2, layer.weight.ndim))), np.abs(original).max(
-            (1, *range(2, original.ndim))
-        ))
+        np.testing.assert_array_equal(
+            np.abs(layer.weight).max((1, *range(2, layer.weight.ndim))),
+            np.abs(original).max((1, *range(2, original.ndim))),
+        )
 
 
 def test_bias_correction_takes_a_known_shift_back() -> None:
