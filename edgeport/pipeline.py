@@ -144,7 +144,7 @@ class _Lowering:
     def _lower(self, target: TargetProfile, control: DropControl | None) -> tuple[Lowered, Lowered, Control | None]:
         """Return the shipped file, the float file, and what was done to hold `--max-drop`."""
         module = backend(target.backend)
-        floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.float_key)
+        floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.lowered_key)
         if self.plan.precision == "float32":
             return floating, floating, None
 

@@ -6,9 +6,11 @@ rounds biases that do not fit 32 bits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.onnx_corrections import corrected_onnx
 from edgeport.quant.onnx_placement import OnnxGraph, refuse_random, value_names
 from edgeport.quant.onnx_quantize import quantize
 from edgeport.quant.storage import MEANING, Storage
@@ -49,7 +51,9 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
         LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
     """
     refuse_random(graph)
-    model, notes = quantize(OnnxGraph.from_float_graph(graph), scheme)
+    source, left = corrected_onnx(graph, scheme)
+    model, notes = quantize(replace(OnnxGraph.from_float_graph(graph), model=source), scheme)
+    notes += left
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     _save(model, out)

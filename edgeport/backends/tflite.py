@@ -135,22 +135,24 @@ def _stored(float_file: Artifact, storage: Storage, out: Path) -> Artifact:
 
 def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes, tuple[str, ...]]:
     """Return the int8 file of a float file and what there is to say about it."""
+    from edgeport.quant.corrections import not_corrected
+    from edgeport.quant.tflite_corrections import correct
     from edgeport.quant.tflite_file import read, silenced, write
     from edgeport.quant.tflite_match import match_tensors
     from edgeport.quant.tflite_ranges import calibration_result, raised_operators, tensor_ranges, unranged_operators
-    from edgeport.quant.tflite_weights import round_weights, saturated_biases, weight_ranges
+    from edgeport.quant.tflite_weights import saturated_biases, weight_ranges
 
     model = read(content)
     with silenced():
         from ai_edge_quantizer import quantizer  # type: ignore[import-untyped]  # ships no types
 
         ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
+        missed = correct(model, graph, scheme)
         weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits, per_channel=scheme.per_channel)
         unranged = unranged_operators(model, ranges)
         raised = raised_operators(model, scheme.raised)
         in_float = raised.get("float32", [])
         in_int16 = [op for op in raised.get("int16", []) if op not in unranged]
-        round_weights(model, weights, besides=[*unranged, *in_float])
         recipe = _recipe(model, [*unranged, *in_float], in_int16, scheme)
         try:
             result = quantizer.Quantizer(write(model), recipe).quantize(
@@ -162,6 +164,7 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
             raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
     quantized = read(bytes(result.quantized_model))
     notes = [
+        *not_corrected(missed),
         *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: in_float})),
         *_widened_notes(weights.widened),
         *([f"{len(in_int16)} operators compute with 16-bit activations, {RAISED}"] if in_int16 else []),
