@@ -10,9 +10,9 @@ computes wrongly and not one behind it. Three rules:
   ODD_DB worse than in every other int8 file that computes it in integers (or twice that worse than in one), or SPAN_DB
   worse with another range, is odd.
 - int8, against itself: a layer FRAGILE_DB worse than the file's median layer, and below LOW_DB, is fragile: 8 bits are
-  too few for it, in whatever file; unless so much error came in already that this takes less than FALL_DB. Where it makes a value whose small channels the next layer needs, and that layer is
-  fragile too, the one with the larger outliers among its weights is blamed first: rescaling a channel in one layer and
-  back in the next changes nothing but that.
+  too few for it, in whatever file; unless so much error came in already that this takes less than FALL_DB. Where it
+  makes a value whose small channels the next layer needs, and that layer is fragile too, the one with the larger
+  outliers among its weights is blamed first: rescaling a channel in one layer and back in the next changes only that.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def sentences(found: Debugged) -> list[str]:
     if verdict.undecided:
         at = verdict.first[verdict.undecided[0]]
         lines.append(
-            f"undecided: {' and '.join(verdict.undecided)} differ at {at.layer if at else '?'}; which of the two is wrong "
-            "cannot be told without PyTorch's network"
+            f"undecided: {' and '.join(verdict.undecided)} differ at {at.layer if at else '?'}; which of the two is "
+            "wrong cannot be told without PyTorch's network"
         )
     for layer in verdict.fragile:
         told = [finding for finding in verdict.findings if finding.layer == layer and finding.kind == "fragile"]
