@@ -25,7 +25,7 @@ import numpy as np
 from edgeport.dataset import open_dataset
 from edgeport.devices.agent import cosines
 from edgeport.devices.host import run as run_file
-from edgeport.doctor import cpu_features
+from edgeport.devices.processor import cpu_features
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {

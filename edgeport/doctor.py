@@ -6,11 +6,11 @@ import platform
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from edgeport.devices import qemu
+from edgeport.devices.processor import cpu_features
 from edgeport.errors import ConfigError, MissingPackageError
 
 EXTRAS = ("tflite", "openvino", "onnxruntime", "demo")
@@ -91,13 +91,3 @@ def _emulation() -> str:
     except (ConfigError, MissingPackageError) as error:
         return f"{error} (int8 files stay unverified on x86 without VNNI)"
     return f"{device.name} by {qemu.version(device) or 'an unknown version'} of {device.command[0]}"
-
-
-def cpu_features() -> frozenset[str]:
-    """Return the flags that Linux lists for the first processor; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), ":")
-    return frozenset(flags.partition(":")[2].split())

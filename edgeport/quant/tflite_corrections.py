@@ -71,7 +71,7 @@ def _balanced(graph: FloatGraph, scheme: Scheme) -> dict[str, LayerWeights]:
     result = {}
     for node in weighted_nodes(graph.module):
         key, weight = graph.provenance[node.name], weight_of(graph.module, node)
-        is_quantized = key not in scheme.raised and node.args[0].name in graph.ranges  # type: ignore[union-attr]  # a node
+        is_quantized = key not in scheme.raised and str(node.args[0]) in graph.ranges
         if is_quantized and node.name not in graph.corrections_for(scheme):
             found = integer_weight(node, weight, scheme.weight_bits)
             real = on_grid(weight, torch.from_numpy(found.integers), torch.from_numpy(found.scales))

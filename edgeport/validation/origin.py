@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 
+from edgeport.devices.processor import has_vnni
 from edgeport.profile import TargetProfile
 from edgeport.types import Origin
 
@@ -21,4 +22,11 @@ def origin_on_host(profile: TargetProfile) -> Origin:
 
     Figures that are read from the file itself (size, multiply-adds, bytes) are `measured` everywhere.
     """
+    if lacks_vnni(profile):
+        return "modelled"
     return "measured" if profile.isa in ("any", host_isa()) else "modelled"
+
+
+def lacks_vnni(profile: TargetProfile) -> bool:
+    """Whether a target's x86 files count on VNNI and this machine has none: products of 8-bit weights saturate here."""
+    return "vnni" in profile.extensions and host_isa() == "x86_64" and not has_vnni()

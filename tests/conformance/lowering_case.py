@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgeport.dataset import open_dataset
-from edgeport.doctor import cpu_features
+from edgeport.devices.processor import has_vnni
 from edgeport.graph.float_graph import FloatGraph
 from edgeport.graph.network import Network
 from edgeport.profile import Int8Scheme, TargetProfile
@@ -24,7 +24,7 @@ from edgeport.stages.trace import Trace
 
 SAMPLES = 64
 EIGHT_BITS_EXACT = pytest.mark.skipif(
-    platform.machine() in ("x86_64", "AMD64") and not cpu_features() & {"avx512_vnni", "avx_vnni"},
+    platform.machine() in ("x86_64", "AMD64") and not has_vnni(),
     reason="this processor adds pairs of products in 16 bits: 8-bit weights saturate in u8 x s8 kernels",
 )
 

@@ -13,7 +13,7 @@ from saturation_case import Case, dense, depthwise, expected, inputs, write
 from edgeport.bundle import verify_isa
 from edgeport.devices import host, qemu
 from edgeport.devices.device import Device
-from edgeport.doctor import cpu_features
+from edgeport.devices.processor import has_vnni
 from edgeport.errors import ConfigError, LimitError, MissingPackageError
 from edgeport.profile import load
 from edgeport.stages.lower import Lowered
@@ -89,7 +89,7 @@ def test_file_that_cannot_saturate_is_its_own_exact_form(suffix: str, tmp_path: 
 
 
 def test_this_machine_saturates_only_where_the_weights_allow_it(suffix: str, tmp_path: Path) -> None:
-    if platform.machine() != "x86_64" or cpu_features() & {"avx512_vnni", "avx_vnni"}:
+    if platform.machine() != "x86_64" or has_vnni():
         pytest.skip("this processor accumulates in 32 bits")
     wrong: list[bool] = []
     for index, case in enumerate((dense(127), dense(63), depthwise(127))):

@@ -14,8 +14,8 @@ SPREAD = 100.0
 def fragile() -> nn.Module:
     """Return the embedded network with one layer of hundredfold weight spread; its function in float is the same.
 
-    The eight channels after the depthwise convolution that are largest anyway get a hundred times larger, and the weights
-    that read them a hundred times smaller. One scale a tensor leaves the other 24 channels a few of 256 steps.
+    The eight channels after the depthwise convolution that are largest anyway get a hundred times larger, and the
+    weights that read them a hundred times smaller. One scale a tensor leaves the other 24 channels a few of 256 steps.
     """
     network = digits()
     peaks: list[torch.Tensor] = []

@@ -13,7 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from edgeport.doctor import EXTRAS, cpu_features, machine, packages, require
+from edgeport.devices.processor import cpu_features
+from edgeport.doctor import EXTRAS, machine, packages, require
 from edgeport.errors import MissingPackageError
 
 

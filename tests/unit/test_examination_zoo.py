@@ -74,7 +74,7 @@ def test_mistake_is_found(shared_data: Path, tmp_path: Path, name: str, mistake:
         ("efficientnet_lite0", (0, 0, 0), (1, 1, 1), "normalisation", "std = [0.5, 0.5, 0.5]"),
     ],
 )
-def test_wrong_recipe_is_found_with_the_keys_to_write(
+def test_wrong_recipe_is_found_with_the_keys_to_write(  # noqa: PLR0917  # a case a row
     shared_data: Path,
     tmp_path: Path,
     name: str,

@@ -26,8 +26,18 @@ GOOD = Proof(isa="haswell", samples=32, emulated=NOTHING, native=NOTHING, agains
 
 
 def test_only_targets_that_may_saturate_need_the_proof() -> None:
-    wanted = {name: needs_proof(load(name)) for name in ("arm64", "cpu", "intel", "intel-avx2", "raspberry-pi-4")}
-    assert wanted == {"arm64": False, "cpu": True, "intel": False, "intel-avx2": True, "raspberry-pi-4": False}
+    wanted = {
+        name: needs_proof(load(name))
+        for name in ("arm64", "cpu", "intel", "intel-avx2", "intel-vnni", "raspberry-pi-4")
+    }
+    assert wanted == {
+        "arm64": False,
+        "cpu": True,
+        "intel": True,
+        "intel-avx2": True,
+        "intel-vnni": False,
+        "raspberry-pi-4": False,
+    }
 
 
 def test_flips_and_difference_by_hand() -> None:
