@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,10 @@ from edgeport.stages.examine import examined
 from edgeport.stages.lower import Lowered, lower
 from edgeport.stages.pack import artifact_name, check_output, pack
 from edgeport.stages.raise_precision import MOST_SAMPLES, Control, DropControl, Tune, ranked, scores_output
+from edgeport.stages.speed import Setting, choose_fast
 from edgeport.store import Store, default_root, digest
 from edgeport.types import Metric, StageRecord, TargetResult
+from edgeport.validation.origin import origin_on_host
 
 if TYPE_CHECKING:
     from edgeport.graph.float_graph import FloatGraph
@@ -126,7 +129,7 @@ class _Lowering:
                     shipped, floating, found = self._lower(target, control)
                     built[target.name] = (shipped, floating)
                     seconds |= {file.key: file.seconds for file in (shipped, floating)}
-                    metrics[target.name] = {**shipped.quality, "notes": _notes(shipped)}
+                    metrics[target.name] = {**shipped.quality, **shipped.chosen, "notes": _notes(shipped)}
                     if found is not None:
                         seconds[f"control of {target.name}"] = found.seconds
                         metrics[target.name]["control"] = found.to_report()
@@ -141,7 +144,7 @@ class _Lowering:
     def _lower(self, target: TargetProfile, control: DropControl | None) -> tuple[Lowered, Lowered, Control | None]:
         """Return the shipped file, the float file, and what was done to hold `--max-drop`."""
         module = backend(target.backend)
-        floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.float_key)
+        floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.lowered_key)
         if self.plan.precision == "float32":
             return floating, floating, None
 
@@ -157,13 +160,19 @@ class _Lowering:
                 scheme=scheme,
             )
 
-        scheme = Scheme.of(target)
-        if self.plan.max_drop is None or self.plan.precision != "int8":
-            return write(scheme), floating, None
-        if control is None:
-            return write(scheme), floating, Control(limit_points=self.plan.max_drop)
-        scheme, found = control.hold(scheme, write, formats=module.raised_formats, threads=target.threads)
-        return write(scheme), floating, found
+        if self.plan.precision != "int8":
+            return write(Scheme.of(target)), floating, None
+        setting = Setting(
+            profile=target, origin=origin_on_host(target), tune=self.chain.data.tune, graph=lambda: self.graph
+        )
+        fast = choose_fast(self.store, write, floating, Scheme.of(target), setting)
+        scheme, found = fast.scheme, None
+        if control is not None:
+            scheme, found = control.hold(scheme, write, formats=module.raised_formats, threads=target.threads)
+        elif self.plan.max_drop is not None:
+            found = Control(limit_points=self.plan.max_drop)
+        shipped = replace(write(scheme), chosen={"speed": fast.figures()}, chosen_notes=tuple(fast.notes))
+        return shipped, floating, found
 
     def _drop_control(self, folder: Path) -> DropControl | None:
         """Return what raises layers until `--max-drop` holds; None without a limit or without samples for it."""
@@ -195,7 +204,7 @@ class _Lowering:
 
 def _notes(lowered: Lowered) -> list[str]:
     findings = lowered.quality.get("findings", ())
-    return [*lowered.artifact.notes, *(str(finding) for finding in findings)]  # type: ignore[attr-defined]  # JSON list
+    return [*lowered.artifact.notes, *(str(finding) for finding in findings), *lowered.chosen_notes]  # type: ignore[attr-defined]  # JSON list
 
 
 class _Validated(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from edgeport.quant.calibration import Calibration
+    from edgeport.quant.corrections import Corrections
 
 Origin = Literal["measured", "emulated", "modelled"]
 Precision = Literal["int8", "dynamic_int8", "float16", "float32"]
@@ -54,6 +55,7 @@ class Model:
         outputs: what comes out.
         has_dynamic_batch: whether the batch dimension may take any size.
         calibration: activation statistics, once `calibrate` has run.
+        corrections: weights and biases of int8 files, once `correct` has run.
         history: a record a stage, in the order they ran.
     """
 
@@ -63,6 +65,7 @@ class Model:
     outputs: tuple[TensorSpec, ...]
     has_dynamic_batch: bool = True
     calibration: Calibration | None = None
+    corrections: Corrections | None = None
     history: tuple[StageRecord, ...] = ()
 
     def with_(self, **changes: object) -> Model:

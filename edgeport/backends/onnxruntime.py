@@ -6,9 +6,11 @@ rounds biases that do not fit 32 bits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.onnx_corrections import corrected_onnx
 from edgeport.quant.onnx_placement import OnnxGraph, refuse_random, value_names
 from edgeport.quant.onnx_quantize import quantize
 from edgeport.quant.storage import MEANING, Storage
@@ -42,14 +44,16 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
 
 
 def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
-    """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
+    """Write the network to `out` with int8 weights and activations as the scheme says.
 
     Raises:
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
         LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
     """
     refuse_random(graph)
-    model, notes = quantize(OnnxGraph.from_float_graph(graph), scheme)
+    source, left = corrected_onnx(graph, scheme)
+    model, notes = quantize(replace(OnnxGraph.from_float_graph(graph), model=source), scheme)
+    notes += left
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     _save(model, out)

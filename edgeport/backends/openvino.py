@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.onnx_corrections import corrected_onnx
 from edgeport.quant.onnx_placement import refuse_random, value_names, value_ranges
 from edgeport.quant.storage import MEANING, Storage
 from edgeport.types import Artifact
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnx
     from openvino import Model, Node  # type: ignore[import-untyped]  # ships no types
 
     from edgeport.graph.float_graph import FloatGraph
@@ -38,18 +40,20 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
         MissingPackageError: openvino, onnx or onnxscript is not installed.
         LoweringError: an operator has no ONNX or no OpenVINO form.
     """
-    files = _save(_read(graph), graph, out)
+    files = _save(_read(graph, graph.onnx), graph, out)
     return Artifact(path=out, backend="openvino", precision="float32", files=files)
 
 
 def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
-    """Write the network to `out` with uint8 activations and int8 weights, one scale an output channel.
+    """Write the network to `out` with int8 weights and activations as the scheme says.
 
     Raises:
         MissingPackageError: openvino, onnx or onnxscript is not installed.
         LoweringError: an operator has no ONNX or no OpenVINO form.
     """
-    model = _read(graph)
+    refuse_random(graph)
+    source, left = corrected_onnx(graph, scheme)
+    model = _read(graph, source)
     from edgeport.quant.openvino_quantize import quantize
 
     raised = {  # OpenVINO names a node after the ONNX node, or after its value
@@ -58,7 +62,7 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
         if any(graph.provenance.get(value) in scheme.raised for value in node.output)
         for name in (node.name, *node.output)
     }
-    notes = quantize(model, value_ranges(graph), weight_bits=scheme.weight_bits, raised=raised)
+    notes = quantize(model, value_ranges(graph), scheme, raised=raised) + left
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     files = _save(model, graph, out)
@@ -92,7 +96,7 @@ def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:
 
 
 def _stored(graph: FloatGraph, storage: Storage, out: Path) -> Artifact:
-    model = _read(graph)
+    model = _read(graph, graph.onnx)
     from edgeport.quant.openvino_storage import store_weights
 
     notes = store_weights(model, storage, graph.provenance)
@@ -101,8 +105,8 @@ def _stored(graph: FloatGraph, storage: Storage, out: Path) -> Artifact:
     return Artifact(path=out, backend="openvino", precision=precision, files=files, notes=(*explained, *notes))
 
 
-def _read(graph: FloatGraph) -> Model:
-    """Return the float network as an OpenVINO model, constants folded."""
+def _read(graph: FloatGraph, source: onnx.ModelProto) -> Model:
+    """Return the network, given as ONNX, as an OpenVINO model, constants folded."""
     try:
         import openvino
         from openvino._offline_transformations import (  # type: ignore[import-untyped]  # ships no types
@@ -113,7 +117,7 @@ def _read(graph: FloatGraph) -> Model:
             f"package '{error.name}' is not installed: pip install 'edgeport[openvino]'"
         ) from error
     refuse_random(graph)
-    content = graph.onnx.SerializeToString(deterministic=True)
+    content = source.SerializeToString(deterministic=True)
     try:
         model = openvino.Core().read_model(content)
         apply_moc_transformations(model, cf=False, smart_reshape=False)

@@ -45,7 +45,7 @@ def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifac
 
 
 def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
-    """Write the int8 file to `out`: activations with the ranges of `graph`, weights with a scale an output channel.
+    """Write the int8 file to `out`: activations with the ranges of `graph`, weights with a scale a channel (or layer).
 
     Operators without a known range, and those that ai-edge-quantizer has no integer form for, stay in float32. The
     notes name them, and say how many channels were widened so that their biases fit.
@@ -135,23 +135,25 @@ def _stored(float_file: Artifact, storage: Storage, out: Path) -> Artifact:
 
 def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes, tuple[str, ...]]:
     """Return the int8 file of a float file and what there is to say about it."""
+    from edgeport.quant.corrections import not_corrected
+    from edgeport.quant.tflite_corrections import correct
     from edgeport.quant.tflite_file import read, silenced, write
     from edgeport.quant.tflite_match import match_tensors
     from edgeport.quant.tflite_ranges import calibration_result, raised_operators, tensor_ranges, unranged_operators
-    from edgeport.quant.tflite_weights import round_weights, saturated_biases, weight_ranges
+    from edgeport.quant.tflite_weights import saturated_biases, weight_ranges
 
     model = read(content)
     with silenced():
         from ai_edge_quantizer import quantizer  # type: ignore[import-untyped]  # ships no types
 
         ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
-        weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits)
+        missed = correct(model, graph, scheme)
+        weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits, per_channel=scheme.per_channel)
         unranged = unranged_operators(model, ranges)
         raised = raised_operators(model, scheme.raised)
         in_float = raised.get("float32", [])
         in_int16 = [op for op in raised.get("int16", []) if op not in unranged]
-        round_weights(model, weights, besides=[*unranged, *in_float])
-        recipe = _recipe(model, [*unranged, *in_float], in_int16, has_float_io=scheme.io == "float")
+        recipe = _recipe(model, [*unranged, *in_float], in_int16, scheme)
         try:
             result = quantizer.Quantizer(write(model), recipe).quantize(
                 calibration_result(model, ranges) | dict(weights.result),
@@ -162,6 +164,7 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
             raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
     quantized = read(bytes(result.quantized_model))
     notes = [
+        *not_corrected(missed),
         *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: in_float})),
         *_widened_notes(weights.widened),
         *([f"{len(in_int16)} operators compute with 16-bit activations, {RAISED}"] if in_int16 else []),
@@ -173,20 +176,27 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
     return write(quantized), tuple(notes)
 
 
-def _recipe(model: Any, in_float: Sequence[Op], in_int16: Sequence[Op], *, has_float_io: bool) -> list[dict[str, Any]]:
+def _recipe(model: Any, in_float: Sequence[Op], in_int16: Sequence[Op], scheme: Scheme) -> list[dict[str, Any]]:
     """Return ai-edge-quantizer's recipe: static int8 everywhere but in these operators (and at the file's edges).
 
     Operators in int16 have int8 weights and 16-bit activations.
     """
-    from ai_edge_quantizer import qtyping, recipe, recipe_manager
+    from ai_edge_quantizer import qtyping, recipe_manager
 
     from edgeport.quant.tflite_file import tensor_name
 
     manager = recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(recipe.static_wi8_ai8())
+    granularity = qtyping.QuantGranularity.CHANNELWISE if scheme.per_channel else qtyping.QuantGranularity.TENSORWISE
+    manager.add_static_config(
+        ".*",
+        qtyping.TFLOperationName.ALL_SUPPORTED,
+        activation_num_bits=8,
+        weight_num_bits=8,
+        weight_granularity=granularity,
+    )
     skip = recipe_manager.AlgorithmName.NO_QUANTIZE
     names = qtyping.TFLOperationName
-    if has_float_io:
+    if scheme.io == "float":
         for edge in (names.INPUT, names.OUTPUT):
             manager.add_quantization_config(".*", edge, algorithm_key=skip)
 

@@ -47,6 +47,11 @@ class RandomSource:
         """Set up; nothing is drawn yet."""
         self._forms, self._count, self._seed = tuple(forms), count, seed
 
+    @property
+    def preprocess(self) -> None:
+        """None: these are inputs as the network takes them."""
+        return
+
     def __len__(self) -> int:
         """Return how many samples there are."""
         return self._count

@@ -48,7 +48,7 @@ class Debugged:
     @property
     def is_anyone_wrong(self) -> bool:
         """Whether a file is wrong or cannot be read; a fragile layer is nobody's fault."""
-        return bool(self.verdict.odd or self.unread)
+        return bool(self.verdict.odd or self.verdict.undecided or self.unread)
 
 
 def debug(folder: Path, *, data: str | None = None, count: int = 8) -> Debugged:
@@ -88,7 +88,7 @@ def debug(folder: Path, *, data: str | None = None, count: int = 8) -> Debugged:
         studies=studies,
         layers=seen,
         names={key: layers.layer_key(key) for key in seen},
-        verdict=judge(layers, studies),
+        verdict=judge(layers, studies, has_torch=network is not None),
         notes=(
             *notes,
             *(f"{name} is left out: {error}" for name, error in unread.items()),

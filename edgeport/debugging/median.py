@@ -73,10 +73,10 @@ def study_by_median(
 
 
 def _median(key: str, files: Sequence[tuple[Layouts, Observed]]) -> np.ndarray | None:
-    """Return the middle of a value, element by element; of two files their mean."""
+    """Return the middle of a value that all files show, element by element; of two files their mean."""
     holders = [(layouts, seen.values[key]) for layouts, seen in files if key in seen.values]
-    if not holders:
-        return None
+    if len(holders) < len(files):
+        return None  # fewer would outvote nobody
     first = holders[0][1]
     fitted = [layouts.fit(key, array, first) for layouts, array in holders]
     median: np.ndarray = np.median([array for array in fitted if array is not None], axis=0)

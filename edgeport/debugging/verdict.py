@@ -10,9 +10,9 @@ computes wrongly and not one behind it. Three rules:
   ODD_DB worse than in every other int8 file that computes it in integers (or twice that worse than in one), or SPAN_DB
   worse with another range, is odd.
 - int8, against itself: a layer FRAGILE_DB worse than the file's median layer, and below LOW_DB, is fragile: 8 bits are
-  too few for it, in whatever file. Where it makes a value whose small channels the next layer needs, and that layer is
-  fragile too, the one with the larger outliers among its weights is blamed first: rescaling a channel in one layer and
-  back in the next changes nothing but that.
+  too few for it, in whatever file; unless so much error came in already that this takes less than FALL_DB. Where it
+  makes a value whose small channels the next layer needs, and that layer is fragile too, the one with the larger
+  outliers among its weights is blamed first: rescaling a channel in one layer and back in the next changes only that.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ SPAN_DB = 3.0
 SPAN_SHARE = 0.1  # of the width of the others' range
 FRAGILE_DB = 10.0
 LOW_DB = 35.0
+FALL_DB = 3.0  # what an error that matters takes from the SQNR here or at the layers that read it
 BLAME_SHARE = 2.0  # how many times larger the outliers of the layer behind must be to be blamed before the one ahead
 UNQUANTIZED_DB = 70.0  # a layer above that only moves values, or runs in float
 AGREE_DB = 1.0  # float files that are this close to each other are wrong in the same way
@@ -89,26 +90,28 @@ class Verdict:
             value than PyTorch has.
         fragile: layers for which 8 bits are too few in a file that is not wrong otherwise, the one to blame first.
         findings: everything found, by file and in execution order.
+        undecided: labels of float files that differ from each other, when nobody can tell which is wrong.
     """
 
     first: dict[str, Finding | None]
     odd: tuple[str, ...]
     fragile: tuple[str, ...]
     findings: tuple[Finding, ...]
+    undecided: tuple[str, ...] = ()
 
 
-def judge(network: Layers, studies: Sequence[Study]) -> Verdict:
-    """Apply the rules to all files of a build."""
+def judge(network: Layers, studies: Sequence[Study], *, has_torch: bool) -> Verdict:
+    """Apply the rules to all files of a build; without PyTorch's values two float files cannot outvote each other."""
     strict = {found.file.label: _findings(network, found, studies) for found in studies}
     known = frozenset(finding.key for found in strict.values() for finding in found if finding.kind == "fragile")
     by_file = {found.file.label: _findings(network, found, studies, fragile=known) for found in studies}
     floats = [by_file[found.file.label] for found in studies if found.file.is_float]
-    torch_is_odd = len(floats) > 1 and all(floats) and _alike([found[0] for found in floats])
+    are_alike = len(floats) > 1 and all(floats) and _alike([found[0] for found in floats])
+    torch_is_odd = are_alike and has_torch
     wrong = [
         label
         for label, found in by_file.items()
-        if any(finding.kind != "fragile" for finding in found)
-        and not (torch_is_odd and found[0].key == floats[0][0].key)
+        if any(finding.kind != "fragile" for finding in found) and not (are_alike and found[0].key == floats[0][0].key)
     ]
     sound = [finding for label, found in by_file.items() if label not in wrong for finding in found]
     fragile = _blamed(network, [finding for finding in sound if finding.kind == "fragile"])
@@ -122,6 +125,7 @@ def judge(network: Layers, studies: Sequence[Study]) -> Verdict:
         odd=("torch", *wrong) if torch_is_odd else tuple(wrong),
         fragile=tuple(dict.fromkeys(network.layer_key(key) for key in fragile)),
         findings=tuple(finding for found in by_file.values() for finding in found),
+        undecided=tuple(found[0].file for found in floats) if are_alike and not has_torch else (),
     )
 
 
@@ -158,7 +162,9 @@ def _findings(
             broken = ("float", limit) if sums.own_db < limit else None
         elif (peers := _peers(key, found, others)) and _is_odd(key, found, others, peers):
             broken = ("odd", min(peers) if min(peers) - sums.own_db >= SPAN_DB else max(peers))
-        elif sums.own_db < min(LOW_DB, typical - FRAGILE_DB * (0.5 if key in fragile else 1.0)):
+        elif sums.own_db < min(LOW_DB, typical - FRAGILE_DB * (0.5 if key in fragile else 1.0)) and (
+            key in fragile or _fall(key, found) >= FALL_DB
+        ):
             broken = ("fragile", typical)
         if broken is not None:
             result.append(_finding(network, found, key, broken, others))
@@ -175,6 +181,15 @@ def _peers(key: str, found: Study, others: Sequence[Study]) -> list[float]:
     cost = 0.0 if key not in found.spans or has_other_span else 10 ** (-found.layers[key].ranged.sqnr_db / 10)
     known = [other.layers[key].own_db for other in others if key in other.layers]
     return [-10 * log10(10 ** (-own / 10) + cost) for own in known if own < UNQUANTIZED_DB]
+
+
+def _fall(key: str, found: Study) -> float:
+    """Return how far SQNR falls through a layer's own error, at its output or at a layer that reads it, in dB."""
+    sums = found.layers[key]
+    here = sums.arriving.sqnr_db - sums.whole.sqnr_db
+    readers = [name for name, effect in sums.effects.items() if effect.sqnr_db < sums.own.sqnr_db]
+    there = [sums.whole.sqnr_db - found.layers[name].arriving.sqnr_db for name in readers if name in found.layers]
+    return max([here, *there])
 
 
 def _is_odd(key: str, found: Study, others: Sequence[Study], peers: Sequence[float]) -> bool:

@@ -7,6 +7,7 @@ One file that needs numpy and the one runtime of the model's suffix, nothing els
   python agent.py bench  model.tflite model-float.tflite
   python agent.py run    model.tflite --inputs x.npy --outputs out.npz
   python agent.py verify model.tflite --inputs x.npy --expected out.npz
+  python agent.py profile model.onnx
 
 Inputs are .npy files of shape (N, ...) in PyTorch's layout (channels first), one file a network input; every
 inference has batch one. A file `io.json` beside the model maps its tensors to the network's inputs and outputs:
@@ -110,6 +111,37 @@ class LiteRtSession:
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(detail["index"]) for detail in self._out]
 
+    def profile(self, arrays: list[NDArray[Any]], runs: int) -> list[dict[str, Any]]:
+        """Return the file's operators in order and which of them XNNPACK takes; the interpreter tells no times.
+
+        A delegate's node lists the tensors at its edges: what is computed between them, it computes.
+        """
+        if not hasattr(self._interpreter, "_get_ops_details"):  # tflite-runtime before 2.5
+            return []
+        nodes = self._interpreter._get_ops_details()
+        names = {detail["index"]: detail["name"] for detail in self._interpreter.get_tensor_details()}
+        delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+        makers = {int(out): node for node in nodes if node["op_name"] != "DELEGATE" for out in node["outputs"]}
+        taken: set[int] = set()
+        for delegate in delegates:
+            edge = {int(index) for index in delegate["inputs"]}
+            left = [int(index) for index in delegate["outputs"]]
+            while left:
+                maker = makers.get(left.pop())
+                if maker is not None and maker["index"] not in taken:
+                    taken.add(maker["index"])
+                    left += [int(index) for index in maker["inputs"] if int(index) not in edge and index >= 0]
+        return [
+            {
+                "name": names.get(int(node["outputs"][0]), "") if len(node["outputs"]) else "",
+                "kind": node["op_name"],
+                "kernel": "xnnpack" if node["index"] in taken else "builtin",
+                "ms": None,
+            }
+            for node in nodes
+            if node["op_name"] != "DELEGATE"
+        ]
+
 
 class OpenVinoSession:
     """An OpenVINO .xml (with its .bin) on the CPU plugin, float layers in float32."""
@@ -118,16 +150,17 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, threads: int) -> None:
         _check_ir(path)
+        self._path = path
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # openvino then takes its own silent stub
         ov = importlib.import_module("openvino")
         self.runtime, self.version = "openvino", str(ov.get_version())
-        options = {
+        self._options = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "f32",  # else float layers run in bfloat16 where the CPU has it
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        compiled = ov.Core().compile_model(str(path), "CPU", options)
+        compiled = ov.Core().compile_model(str(path), "CPU", self._options)
         self._request = compiled.create_infer_request()
         self.inputs = [self._slot(port) for port in compiled.inputs]
         self.outputs = [self._slot(port) for port in compiled.outputs]
@@ -154,6 +187,22 @@ class OpenVinoSession:
             np.copyto(self._buffers[index], array)
         self._request.infer(share_outputs=True)
         return [self._request.get_output_tensor(index).data.copy() for index in range(len(self.outputs))]
+
+    def profile(self, arrays: list[NDArray[Any]], runs: int) -> list[dict[str, Any]]:
+        """Return the compiled model's operators in order, each with its kernel and the median of its times."""
+        ov = importlib.import_module("openvino")
+        compiled = ov.Core().compile_model(str(self._path), "CPU", {**self._options, "PERF_COUNT": True})
+        request = compiled.create_infer_request()
+        rows: dict[str, dict[str, Any]] = {}
+        times: dict[str, list[float]] = {}
+        for turn in range(WARMUP + runs):
+            request.infer(dict(enumerate(arrays)))
+            for info in request.profiling_info if turn >= WARMUP else ():
+                if str(info.status).endswith("EXECUTED"):
+                    row = {"name": info.node_name, "kind": info.node_type, "kernel": info.exec_type}
+                    rows.setdefault(info.node_name, row)
+                    times.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e3)
+        return [{**row, "ms": float(np.median(times[name]))} for name, row in rows.items()]
 
 
 def _check_ir(path: Path) -> None:
@@ -191,16 +240,42 @@ class OnnxRuntimeSession:
         self.failures = (*self.failures, *kinds)
         ort.disable_telemetry_events()  # Windows heeds only this
         ort.set_default_logger_severity(3)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
+        self._path, self._threads = path, threads
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = self._open()
         except self.failures as error:
             raise AgentError(f"{path} does not load in onnxruntime: {one_line(error)}") from error
         self.inputs = [self._slot(value) for value in self._session.get_inputs()]
         self.outputs = [self._slot(value) for value in self._session.get_outputs()]
         self._names = [slot.names[0] for slot in self.inputs]
+
+    def _open(self, profile: str = "") -> Any:
+        ort = importlib.import_module("onnxruntime")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        options.log_severity_level = 3
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
+        return ort.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+
+    def profile(self, arrays: list[NDArray[Any]], runs: int) -> list[dict[str, Any]]:
+        """Return the optimized graph's operators in order, each with the median of its times."""
+        with tempfile.TemporaryDirectory(prefix="agent-") as folder:
+            session = self._open(str(Path(folder) / "profile"))
+            for _ in range(WARMUP + runs):
+                session.run(None, dict(zip(self._names, arrays)))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        kinds: dict[str, str] = {}
+        times: dict[str, list[float]] = {}
+        for event in events:
+            name, _, what = str(event.get("name", "")).rpartition("_kernel_")
+            if event.get("cat") == "Node" and what == "time":
+                kinds[name] = str(event["args"]["op_name"])
+                times.setdefault(name, []).append(event["dur"] * 1e-3)
+        return [
+            {"name": name, "kind": kinds[name], "kernel": "", "ms": float(np.median(found[WARMUP:]))}
+            for name, found in times.items()
+        ]
 
     def _slot(self, value: Any) -> Slot:
         if value.type not in self.dtypes:
@@ -623,6 +698,21 @@ def bench(args: argparse.Namespace) -> int:
     return 0
 
 
+def profile(args: argparse.Namespace) -> int:
+    """List the operators that the runtime runs: kernel, and median time where the runtime tells."""
+    samples = Samples(args.inputs) if args.inputs else None
+    networks = [Network(path, args) for path in args.models]
+    found = []
+    for network in networks:
+        fed = network.feed(samples[0]) if samples else network.random_inputs(0)
+        try:
+            found.append({"model": str(network.path), "operators": network.session.profile(fed, args.runs)})
+        except network.session.failures as error:
+            raise AgentError(f"{network.path} failed in {network.session.runtime}: {one_line(error)}") from error
+    sys.stdout.write(json.dumps({**environment(networks[0], args), "models": found}, indent=1) + "\n")
+    return 0
+
+
 def verify(args: argparse.Namespace) -> int:
     """Compare the model's outputs with expected ones (out0, out1, ... of an .npz, as `run` writes them)."""
     samples = Samples(args.inputs)
@@ -721,6 +811,13 @@ def parser() -> argparse.ArgumentParser:
     )
     three.add_argument("--min-cosine", type=float, default=0.9, metavar="C", help="lowest cosine of any sample (0.9)")
     three.set_defaults(call=verify)
+    four = commands.add_parser(
+        "profile", parents=[shared], help="list what the runtime runs, with times where it tells"
+    )
+    four.add_argument("models", nargs="+", metavar="MODEL")
+    four.add_argument("--inputs", nargs="+", metavar="NPY", help="one file a network input (default: random numbers)")
+    four.add_argument("--runs", type=_positive, default=50, metavar="N", help="inferences a model (default 50)")
+    four.set_defaults(call=profile)
     return top
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeport.devices.device import AGENT, HOST, Device, call
+from edgeport.formats import OpTime
 
-__all__ = ["AGENT", "HOST", "RunResult", "Timing", "bench", "run", "run_together"]
+__all__ = ["AGENT", "HOST", "RunResult", "Timing", "bench", "profile", "run", "run_together"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +156,27 @@ def bench(  # noqa: PLR0913  # keyword-only past the first
     arguments += ["--rounds", str(rounds)] if rounds else []
     report = call(device, arguments, paths, threads=threads)
     return tuple(_timing(model) for model in report["models"])
+
+
+def profile(
+    paths: Sequence[Path], *, threads: int = 1, inputs: Sequence[Path] = (), runs: int = 50
+) -> tuple[tuple[OpTime, ...], ...]:
+    """Return for each file the operators that its runtime runs, in order, with times where the runtime tells.
+
+    Args:
+        paths: the files; all with the same suffix.
+        threads: threads of the runtime.
+        inputs: an .npy file a network input; none: seeded random numbers.
+        runs: inferences a file.
+
+    Raises:
+        MissingPackageError: the runtime is not installed.
+        StageError: a file does not load, crashes or does not fit the inputs.
+    """
+    arguments = ["profile", *_texts(paths), "--runs", str(runs)]
+    arguments += ["--inputs", *_texts(inputs)] if inputs else []
+    report = call(HOST, arguments, paths, threads=threads)
+    return tuple(tuple(OpTime(**row) for row in model["operators"]) for model in report["models"])
 
 
 def _texts(paths: Sequence[Path]) -> list[str]:

@@ -70,6 +70,23 @@ class ExecutedOp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpTime:
+    """One operator that a runtime ran.
+
+    Attributes:
+        name: what the runtime calls it; ONNX Runtime puts `_nchwc` or `_token_7` behind the name in the file.
+        kind: the runtime's operator type.
+        kernel: which implementation, where the runtime tells (TFLite: `xnnpack` or `builtin`).
+        ms: median milliseconds; None where the runtime does not tell (TFLite).
+    """
+
+    name: str
+    kind: str
+    kernel: str
+    ms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Totals:
     """Sums over the operators of a file.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from edgeport.quant.affine import WeightBits
+    from edgeport.quant.corrections import LayerWeights
+    from edgeport.quant.scheme import Scheme
     from edgeport.types import Model, TensorSpec
 
 
@@ -34,6 +37,8 @@ class FloatGraph:
         outputs: output specifications, in order; each is named as the node that makes it.
         provenance: node name -> provenance key.
         ranges: node name -> calibrated (low, high) of each activation that was materialised; empty without calibration.
+        corrections: bits of a weight -> node name -> the weight and bias that a layer has in int8 files of these bits.
+            `exported`, `module` and `onnx` are the float network, uncorrected.
     """
 
     exported: torch.export.ExportedProgram
@@ -43,6 +48,7 @@ class FloatGraph:
     outputs: tuple[TensorSpec, ...]
     provenance: Mapping[str, str]
     ranges: Mapping[str, tuple[float, float]]
+    corrections: Mapping[WeightBits, Mapping[str, LayerWeights]] = field(default_factory=dict)
 
     @classmethod
     def from_model(cls, model: Model) -> FloatGraph:
@@ -54,6 +60,7 @@ class FloatGraph:
         module = GraphModule(inner, inner.graph)
         provenance = provenance_keys(module.graph)
         found = {name: model.calibration.range_of(key) for name, key in provenance.items()} if model.calibration else {}
+        corrected = {} if model.corrections is None else model.corrections.layers
         return cls(
             exported=exported,
             module=module,
@@ -64,7 +71,22 @@ class FloatGraph:
             ),
             provenance=provenance,
             ranges={name: ends for name, ends in found.items() if ends is not None},
+            corrections={
+                bits: {name: layers[key] for name, key in provenance.items() if key in layers}
+                for bits, layers in corrected.items()
+            },
         )
+
+    def corrections_for(self, scheme: Scheme) -> Mapping[str, LayerWeights]:
+        """Return node name -> corrected weight and bias of the layers that an int8 file has corrected.
+
+        A layer that stays in a wider format keeps its own; so do all where a layer has one scale for all its channels:
+        corrected weights lie on the grid of a scale a channel.
+        """
+        if not scheme.per_channel:
+            return {}
+        layers = self.corrections.get(scheme.weight_bits, {})
+        return {name: layer for name, layer in layers.items() if self.provenance[name] not in scheme.raised}
 
     def activations(self, inputs: tuple[torch.Tensor, ...] | None = None) -> dict[str, torch.Tensor]:
         """Return node name -> value of every activation for one sample (default: the example)."""

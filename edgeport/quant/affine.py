@@ -94,11 +94,12 @@ class IntegerWeight:
     widened: tuple[int, ...] = ()
 
 
-def symmetric_weight(
+def symmetric_weight(  # noqa: PLR0913  # keyword-only past the first
     weight: NDArray[np.float32],
     *,
     axis: int,
     bits: WeightBits = 8,
+    per_channel: bool = True,
     bias: NDArray[np.float32] | None = None,
     input_scale: float = 1.0,
 ) -> IntegerWeight:
@@ -112,6 +113,7 @@ def symmetric_weight(
         weight: any shape, float32.
         axis: the output channel.
         bits: 8, or 7 for processors that add pairs of products in 16 bits.
+        per_channel: False: all channels get the largest channel's scale.
         bias: `(channels,)` float32.
         input_scale: scale of the activation that the weight is multiplied with.
     """
@@ -125,6 +127,8 @@ def symmetric_weight(
         needed = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
         widened = tuple(int(index) for index in np.flatnonzero((needed > scales) & (peaks > 0)))
         scales = np.maximum(scales, needed.astype(np.float32))
+    if not per_channel:
+        scales = np.full_like(scales, scales.max())
     rows = np.moveaxis(weight, axis, 0).astype(np.float64)
     steps = rows / scales.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     integers = np.ascontiguousarray(np.moveaxis(rounded_steps(steps, largest), 0, axis)).astype(np.int8)

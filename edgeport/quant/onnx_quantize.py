@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import onnx
+    from numpy.typing import NDArray
 
     from edgeport.quant.scheme import Scheme
 
@@ -51,12 +52,13 @@ def quantize(graph: OnnxGraph, scheme: Scheme) -> tuple[onnx.ModelProto, tuple[s
 class _Rewriter:
     """Walks the float graph once and writes the int8 graph beside it.
 
-    A value `v` exists as float32 under its own name, as uint8 under `v:u8`, or both; each is written when first needed.
-    Graph node names hold no colon, so nothing clashes.
+    A value `v` exists as float32 under its own name, as 8-bit integers under `v:int`, or both; each is written when
+    first needed. Graph node names hold no colon, so nothing clashes.
     """
 
     def __init__(self, graph: OnnxGraph, scheme: Scheme) -> None:
         self.graph, self.scheme = graph, scheme
+        self.integers: type[np.integer] = np.int8 if scheme.activation == "int8" else np.uint8
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -109,7 +111,7 @@ class _Rewriter:
     def _node(self, kind: str, inputs: list[str], outputs: list[str], name: str = "", **options: Any) -> None:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name or None, **options))
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name or outputs[0], **options))
 
     def _constant(self, name: str, array: np.ndarray) -> str:
         """Store a constant under `name`, or return the name under which the same one is stored."""
@@ -120,7 +122,14 @@ class _Rewriter:
 
     def _mapping(self, value: str, affine: Affine) -> list[str]:
         scale = self._constant(f"{value}:scale", np.array(affine.scale, np.float32))
-        return [scale, self._constant(f"u8:{affine.zero_point}", np.array(affine.zero_point, np.uint8))]
+        return [scale, self._integer(affine.zero_point)]
+
+    def _integer(self, value: int | NDArray[np.int64]) -> str:
+        """Store one integer of the activations' type."""
+        return self._constant(f"int:{value}", np.array(value, self.integers))
+
+    def _affine(self, value: str) -> Affine:
+        return asymmetric(*self.graph.ranges[value], signed=self.scheme.activation == "int8")
 
     def _as_float(self, value: str) -> str:
         return value if not value or value in self.floating else self._dequantized(value)
@@ -129,7 +138,7 @@ class _Rewriter:
         """Return what the integers of a value stand for; for a value that is float32 itself, under another name."""
         name = f"{value}:dequantized" if value in self.floating else value
         if name not in self.dequantized:
-            self._node("DequantizeLinear", [f"{value}:u8", *self._mapping(value, self.integer[value])], [name])
+            self._node("DequantizeLinear", [f"{value}:int", *self._mapping(value, self.integer[value])], [name])
             self.dequantized.add(name)
         return name
 
@@ -138,8 +147,8 @@ class _Rewriter:
 
     def _as_integer(self, value: str) -> Affine:
         if value not in self.integer:
-            self.integer[value] = asymmetric(*self.graph.ranges[value])
-            self._node("QuantizeLinear", [value, *self._mapping(value, self.integer[value])], [f"{value}:u8"])
+            self.integer[value] = self._affine(value)
+            self._node("QuantizeLinear", [value, *self._mapping(value, self.integer[value])], [f"{value}:int"])
         return self.integer[value]
 
     def _result(self, node: onnx.NodeProto) -> tuple[str, Affine | None]:
@@ -152,14 +161,14 @@ class _Rewriter:
         reader = self.graph.sole_consumer(value)
         bounds = _clip_bounds(reader, self.graph.constants) if reader is not None else None
         if reader is not None and bounds is not None and reader.output[0] in self.graph.ranges:
-            affine = asymmetric(*self.graph.ranges[reader.output[0]])
+            affine = self._affine(reader.output[0])
             half = affine.scale / 2
             if affine.low >= bounds[0] - half and affine.high <= bounds[1] + half:
                 return reader.output[0], affine
         only_leaves = value in self.graph.outputs and value not in self.graph.consumers
         if value not in self.graph.ranges or (only_leaves and node.op_type != "Conv"):
             return value, None
-        return value, asymmetric(*self.graph.ranges[value])
+        return value, self._affine(value)
 
     def _emit(self, node: onnx.NodeProto, inputs: list[str], result: tuple[str, Affine | None]) -> None:
         """Write an operator on float32 forms, and the quantizer of its result."""
@@ -170,7 +179,7 @@ class _Rewriter:
             self.floating.add(value)
             return
         self._node(node.op_type, inputs, [f"{value}:real"], node.name, **options)
-        self._node("QuantizeLinear", [f"{value}:real", *self._mapping(value, affine)], [f"{value}:u8"])
+        self._node("QuantizeLinear", [f"{value}:real", *self._mapping(value, affine)], [f"{value}:int"])
         self.integer[value] = affine
         if value != node.output[0]:
             self.absorbed.add(value)
@@ -190,6 +199,7 @@ class _Rewriter:
             weight,
             axis=axis,
             bits=8 if node.op_type == "Conv" and is_depthwise(weight.shape, groups) else self.scheme.weight_bits,
+            per_channel=self.scheme.per_channel,
             bias=bias,
             input_scale=input_scale,
         )
@@ -211,13 +221,16 @@ class _Rewriter:
 
     def _constants_of(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
         """Write the dequantizer of a weight or bias and return its result's name."""
-        zeros = np.zeros(len(scales), integers.dtype)
+        if not self.scheme.per_channel:  # they are all the same
+            scales = scales[0]
+        zeros = np.zeros_like(scales, integers.dtype)
         parts = [
             self._constant(f"{name}:int", integers),
             self._constant(f"{name}:scale", scales),
-            self._constant(f"{zeros.dtype}:{len(scales)}", zeros),
+            self._constant(f"{zeros.dtype}:{zeros.size}", zeros),
         ]
-        self._node("DequantizeLinear", parts, [name], axis=axis)
+        options: dict[str, Any] = {"axis": axis} if zeros.ndim else {}
+        self._node("DequantizeLinear", parts, [name], **options)
         return name
 
     def _computes(self, node: onnx.NodeProto) -> bool:
@@ -253,10 +266,9 @@ class _Rewriter:
             fill = float(self.graph.constants[others[1]]) if len(others) > 1 and others[1] else 0.0
             if not affine.low <= fill <= affine.high:
                 return False
-            filler = np.array(affine.quantize(fill), np.uint8)
-            others = [self._as_float(others[0]), self._constant(f"u8:{filler}", filler), *others[2:]]
-        outputs = [f"{value}:u8" for value in node.output]
-        self._node(node.op_type, [f"{source}:u8", *others], outputs, node.name, **attributes(node))
+            others = [self._as_float(others[0]), self._integer(affine.quantize(fill)), *others[2:]]
+        outputs = [f"{value}:int" for value in node.output]
+        self._node(node.op_type, [f"{source}:int", *others], outputs, node.name, **attributes(node))
         self.integer |= dict.fromkeys(node.output, affine)
         return True
 
@@ -266,9 +278,8 @@ class _Rewriter:
         if node.input[0] not in self.integer or bounds is None:
             return False
         affine = self.integer[node.input[0]]
-        ends = [np.array(affine.quantize(end), np.uint8) for end in bounds]
-        inputs = [f"{node.input[0]}:u8", *(self._constant(f"u8:{end}", end) for end in ends)]
-        self._node("Clip", inputs, [f"{node.output[0]}:u8"], node.name)
+        inputs = [f"{node.input[0]}:int", *(self._integer(affine.quantize(end)) for end in bounds)]
+        self._node("Clip", inputs, [f"{node.output[0]}:int"], node.name)
         self.integer[node.output[0]] = affine
         return True
 
@@ -277,8 +288,30 @@ class _Rewriter:
             self.in_float.append(node.op_type)
         for value in node.input:
             self._as_float(value)
-        self.nodes.append(node)
+        self.nodes.append(self._shielded(node) if node.op_type in WEIGHTED else node)
         self.floating.update(node.output)
+
+    def _shielded(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """Return a float layer that stays one: its dequantized input passes a clip to the range that it has anyway.
+
+        ONNX Runtime 1.32 quantizes the weights of a Conv or Gemm right between DequantizeLinear and QuantizeLinear by
+        itself, one scale for all, and runs it on integers (its graph transformer WeightBiasQuantization).
+        """
+        import onnx
+
+        value = node.input[0]
+        if value in self.floating or value not in self.integer:
+            return node
+        affine = self.integer[value]
+        ends = [np.array(end, np.float32) for end in (affine.low, affine.high)]
+        names = [self._constant(f"{value}:{side}", end) for side, end in zip(("low", "high"), ends, strict=True)]
+        if f"{value}:clipped" not in self.dequantized:
+            self._node("Clip", [value, *names], [f"{value}:clipped"])
+            self.dequantized.add(f"{value}:clipped")
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[0] = f"{value}:clipped"
+        return copy
 
 
 def _clip_bounds(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> tuple[float, float] | None:

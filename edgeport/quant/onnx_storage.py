@@ -2,8 +2,8 @@
 
 A float16 weight is followed by Cast, an int8 one by Cast and Mul with the channels' scales. ONNX Runtime computes those
 once, while it loads the file. It does not fold DequantizeLinear, which then runs at every inference: 1.7 to 2.3 times
-the float latency (ResNet-20, EfficientNet-Lite0). Nor is the arithmetic lowered: the CPU has hardly any float16 kernels,
-and ConvInteger behind DynamicQuantizeLinear takes 8 to 16 times as long as float, and loses 11 points of agreement on
+the float latency (ResNet-20, EfficientNet-Lite0). Nor is the arithmetic lowered: the CPU has few float16 kernels, and
+ConvInteger behind DynamicQuantizeLinear takes 8 to 16 times as long as float, and loses 11 points of agreement on
 EfficientNet-Lite0 (onnxruntime 1.32, its own `quantize_dynamic`, one thread, AVX2).
 """
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from openvino import opset13  # type: ignore[import-untyped]  # ships no types
 
-from edgeport.quant.affine import WeightBits, asymmetric, symmetric_weight
+from edgeport.quant.affine import Affine, asymmetric, symmetric_weight
 from edgeport.quant.onnx_placement import NOTHING_QUANTIZED, Range, is_depthwise, left_in_float
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from openvino import Model, Node, Output
+
+    from edgeport.quant.scheme import Scheme
 
 WEIGHTED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 MOVES_VALUES = (
@@ -29,17 +31,17 @@ Key = tuple[str, int]
 
 
 def quantize(
-    model: Model, ranges: Mapping[str, Range], *, weight_bits: WeightBits, raised: Collection[str] = ()
+    model: Model, ranges: Mapping[str, Range], scheme: Scheme, *, raised: Collection[str] = ()
 ) -> tuple[str, ...]:
     """Quantize a float model in place and return notes: what stayed in float32.
 
     Args:
         model: constants folded; tensor names are the keys of `ranges`.
         ranges: calibrated (low, high) of activations.
-        weight_bits: 8 or 7; depthwise convolutions keep 8, their kernels never add pairs of products.
+        scheme: how the file is written; depthwise convolutions keep 8 bits, their kernels never add pairs of products.
         raised: names of nodes that stay in float32, and read their input as it was computed.
     """
-    placement = _Placement(ranges)
+    placement = _Placement(ranges, is_symmetric=scheme.activation == "int8")
     in_float: list[str] = []
     weighted: list[tuple[Node, int]] = []
     for node in model.get_ordered_ops():
@@ -56,7 +58,7 @@ def quantize(
             placement.place(node.input_value(0), node.input_value(1))
     placement.insert(passing_by=raised)
     for node, axis in weighted:
-        _compress(node, axis, weight_bits)
+        _compress(node, axis, scheme)
     model.validate_nodes_and_infer_types()
     nothing = () if weighted else (NOTHING_QUANTIZED,)
     return (*nothing, *left_in_float(in_float))
@@ -65,8 +67,8 @@ def quantize(
 class _Placement:
     """Collects the activations that need a quantizer; those that meet in a concatenation share one range."""
 
-    def __init__(self, ranges: Mapping[str, Range]) -> None:
-        self.ranges = ranges
+    def __init__(self, ranges: Mapping[str, Range], *, is_symmetric: bool) -> None:
+        self.ranges, self.is_symmetric = ranges, is_symmetric
         self.wanted: dict[Key, Output] = {}
         self.shared_with: dict[Key, Key] = {}
 
@@ -87,7 +89,7 @@ class _Placement:
         constants: dict[float, Node] = {}
         for key, value in self.wanted.items():
             members = groups[self._group(key)]
-            affine = asymmetric(min(low for low, _ in members), max(high for _, high in members))
+            affine = self._affine(min(low for low, _ in members), max(high for _, high in members))
             ends = [constants.setdefault(end, opset13.constant(np.float32(end))) for end in (affine.low, affine.high)]
             readers = [
                 reader
@@ -98,6 +100,17 @@ class _Placement:
             quantizer.set_friendly_name(f"{value.get_node().get_friendly_name()}/quantized")
             for reader in readers:
                 reader.replace_source_output(quantizer.output(0))
+
+    def _affine(self, low: float, high: float) -> Affine:
+        """Return the integers of a range; symmetric ones, where wanted, keep negative values only where there are any.
+
+        The plugin takes a quantizer as int8 when its range is [-128, 127] steps, and as uint8 with a zero point when it
+        is not. A value that is never negative loses nothing as uint8, which has the zero point 0 then.
+        """
+        if not self.is_symmetric or low >= 0.0:
+            return asymmetric(low, high)
+        largest = max(-low / 128, high / 127)
+        return asymmetric(-128 * largest, 127 * largest, signed=True)
 
     def _range(self, value: Output) -> Range | None:
         return next((self.ranges[name] for name in sorted(value.get_names()) if name in self.ranges), None)
@@ -161,8 +174,8 @@ def _weight_axis(node: Node) -> int | None:
     return {"Convolution": 0, "GroupConvolution": 0, "ConvolutionBackpropData": 1}.get(kind)
 
 
-def _compress(node: Node, axis: int, weight_bits: WeightBits) -> None:
-    """Replace a layer's weight by int8 constant -> Convert -> Multiply by a scale a channel."""
+def _compress(node: Node, axis: int, scheme: Scheme) -> None:
+    """Replace a layer's weight by int8 constant -> Convert -> Multiply by a scale a channel, or one scale."""
     weight = node.input_value(1).get_node().data
     shape = weight.shape
     groups = 1
@@ -170,10 +183,13 @@ def _compress(node: Node, axis: int, weight_bits: WeightBits) -> None:
         groups = shape[0]
         weight = weight.reshape(-1, *shape[2:])  # (groups, out, in, ...) -> (groups * out, in, ...)
     depthwise = node.get_type_name() == "GroupConvolution" and is_depthwise(weight.shape, groups)
-    integers = symmetric_weight(weight, axis=axis, bits=8 if depthwise else weight_bits)
+    bits = 8 if depthwise else scheme.weight_bits
+    integers = symmetric_weight(weight, axis=axis, bits=bits, per_channel=scheme.per_channel)
     scales = [-1 if index == axis else 1 for index in range(weight.ndim)]
     per_channel = integers.scales.reshape(scales)
-    if node.get_type_name() == "GroupConvolution":
+    if not scheme.per_channel:
+        per_channel = integers.scales[0]
+    elif node.get_type_name() == "GroupConvolution":
         per_channel = per_channel.reshape(shape[0], shape[1], *[1] * (len(shape) - 2))
     constant = opset13.constant(integers.integers.reshape(shape))
     real = opset13.multiply(opset13.convert(constant, "f32"), opset13.constant(per_channel))

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from edgeport.quant.affine import WeightBits  # schemes are read back from the store by their types
+
 if TYPE_CHECKING:
     from edgeport.profile import TargetProfile
-    from edgeport.quant.affine import WeightBits
 
 Raised = Literal["int16", "float16", "float32"]  # number formats of layers that int8 is too coarse for
 
@@ -20,7 +21,8 @@ class Scheme:
     Attributes:
         weight_bits: 8, or 7 where the processor adds pairs of products in 16 bits; depthwise layers keep 8.
         io: `float` keeps float32 at the file's edges, `int8` takes and gives integers (TFLite only).
-        activation: integer type of activations (TFLite: always int8).
+        activation: integer type of activations. TFLite: always int8. OpenVINO: `int8` makes quantizers symmetric, and
+            what is never negative stays uint8 without a zero point.
         per_channel: one weight scale an output channel; False: one a layer.
         raised: provenance key of a convolution or linear layer -> the format that it computes in instead of int8.
     """

@@ -1,4 +1,4 @@
-"""Ranges of weights, per output channel, such that no bias saturates; weights rounded so that errors cancel.
+"""Ranges of weights, per output channel or per layer, such that no bias saturates.
 
 A TFLite bias is an int32 with the scale input_scale x weight_scale. Where a channel's weights are tiny, that scale is
 so small that the bias does not fit, and ai-edge-quantizer 0.10 clips it. Such a channel's weight scale is widened until
@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeport.quant.affine import rounded_steps
 from edgeport.quant.tflite_file import MAIN, constant, operators, tensor_name
 from edgeport.quant.tflite_ranges import activation_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from edgeport.quant.tflite_file import Op
     from edgeport.quant.tflite_ranges import Range
 
 LARGEST_INT32 = 2**31 - 1
-SMALLEST_BOUND = 1e-9  # what ai-edge-quantizer puts for a channel of zeros
 LARGEST_BIAS = 2**30  # the other half of int32 is room for the sum of products, and for rounding of the scales
 POSITIONS = {  # of data, weights and bias among an operator's inputs, and the dimension of the weights' output channels
     "CONV_2D": (0, 1, 2, 0),
@@ -40,23 +38,23 @@ class WeightRanges:
     Attributes:
         result: tensor name -> `min` and `max`, float32, of the weights' rank with one value an output channel.
         widened: tensor name of the weights -> number of channels widened.
-        largest: the largest integer that a weight becomes.
     """
 
     result: Mapping[str, Mapping[str, np.ndarray]]
     widened: Mapping[str, int]
-    largest: int
 
 
-def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int = 8) -> WeightRanges:
+def weight_ranges(
+    model: Any, ranges: Mapping[int, Range], *, weight_bits: int = 8, per_channel: bool = True
+) -> WeightRanges:
     """Return symmetric ranges of all constant weights whose operator's input has a known range.
 
     Args:
         model: the float file, a `ModelT`.
         ranges: tensor index -> (low, high) of activations.
-        weight_bits: 8; or 7, which leaves the int8 weights within [-63, 63].
+        weight_bits: 8; or 7, which leaves the int8 weights within [-63, 63]. Depthwise layers keep 8.
+        per_channel: one range an output channel; False: one a layer, its widest channel's.
     """
-    largest = 2 ** (weight_bits - 1) - 1
     bounds: dict[int, np.ndarray] = {}
     widened: dict[str, int] = {}
     for op in operators(model):
@@ -67,6 +65,7 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
         if value is None or value.dtype != np.float32 or op.inputs[data] not in ranges:
             continue
         others = tuple(axis for axis in range(value.ndim) if axis != dimension)
+        largest = 127 if _is_depthwise(model, op, value) else 2 ** (weight_bits - 1) - 1
         bound = np.abs(value).max(axis=others, keepdims=True).astype(np.float64) * (127 / largest)
         shift = constant(model, op.inputs[bias]) if len(op.inputs) > bias else None
         if shift is not None:
@@ -80,35 +79,21 @@ def weight_ranges(model: Any, ranges: Mapping[int, Range], *, weight_bits: int =
             )
             if saturated.any():
                 widened[tensor_name(model, op.inputs[weights])] = int(saturated.sum())
+        if not per_channel:
+            bound = bound.max(keepdims=True)
         known = bounds.get(op.inputs[weights])
         bounds[op.inputs[weights]] = bound if known is None else np.maximum(known, bound)
     result = {
         tensor_name(model, index): {"min": -bound.astype(np.float32), "max": bound.astype(np.float32)}
         for index, bound in bounds.items()
     }
-    return WeightRanges(result=result, widened=widened, largest=largest)
+    return WeightRanges(result=result, widened=widened)
 
 
-def round_weights(model: Any, ranges: WeightRanges, *, besides: Sequence[Op] = ()) -> None:
-    """Put weights on the grid of their ranges, in place, rounded as everywhere in edgeport (`affine.rounded_steps`).
-
-    ai-edge-quantizer rounds each weight to nearest; of values that lie on the grid already it changes nothing.
-    Those of the operators `besides`, which stay in float, are left as they are.
-    """
-    for op in operators(model):
-        if op.kind not in POSITIONS or op in besides:
-            continue
-        weights, dimension = op.inputs[POSITIONS[op.kind][1]], POSITIONS[op.kind][3]
-        bounds = ranges.result.get(tensor_name(model, weights))
-        value = constant(model, weights)
-        if bounds is None or value is None or value.dtype != np.float32:
-            continue
-        scales = np.maximum(bounds["max"].astype(np.float64), SMALLEST_BOUND) / 127
-        axes = (dimension, -1 if dimension == 0 else 0)  # of output and input channels; a kernel lies in the others
-        rounded = rounded_steps(np.moveaxis(value / scales, axes, (0, 1)), ranges.largest)
-        steps = np.moveaxis(rounded, (0, 1), axes)
-        buffer = model.buffers[model.subgraphs[MAIN].tensors[weights].buffer]
-        buffer.data = np.frombuffer((steps * scales).astype(np.float32).tobytes(), np.uint8)
+def _is_depthwise(model: Any, op: Op, weight: np.ndarray) -> bool:
+    """Whether an operator has one output channel an input channel; weight: `(1, height, width, channels)`."""
+    channels = model.subgraphs[MAIN].tensors[op.inputs[0]].shape[-1]
+    return op.kind == "DEPTHWISE_CONV_2D" and int(channels) == weight.shape[-1]
 
 
 def saturated_biases(model: Any) -> dict[str, int]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 COLOURS = {"onnxruntime": "#1f77b4", "openvino": "#d62728", "tflite": "#2ca02c"}
-LEFT, TOP, HEIGHT, STEP, LABELS, LEGEND = 60, 40, 320, 22, 230, 24  # pixels
+LEFT, TOP, HEIGHT, STEP, LEGEND = 60, 40, 320, 22, 24  # pixels
+NAME_HEIGHT = 5.2  # pixels a character of a name that stands at 60 degrees
 SMALLEST_WIDTH = 640
 LOW, HIGH, TICK = -20, 140, 20  # dB
 LONGEST_NAME = 36
@@ -34,7 +35,8 @@ def write_plot(found: Debugged, folder: Path) -> str:
 def plot(found: Debugged) -> str:
     """Return the text of an SVG file; the first layer that breaks a rule is ringed."""
     width = max(SMALLEST_WIDTH, STEP * len(found.layers))
-    total_width, total_height = LEFT + width + 30, TOP + HEIGHT + LABELS + LEGEND * (len(found.studies) + 1)
+    below = TOP + HEIGHT + 50 + round(NAME_HEIGHT * min(LONGEST_NAME, max(map(len, found.names.values()))))
+    total_width, total_height = LEFT + width + 30, below + LEGEND * len(found.studies)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{total_width}" height="{total_height}" '
         'font-family="sans-serif" font-size="11">',
@@ -45,7 +47,7 @@ def plot(found: Debugged) -> str:
         *_names(found, width),
     ]
     for index, study in enumerate(found.studies):
-        parts += _line(found, study, width, index)
+        parts += _line(found, study, width, below + LEGEND * index)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -79,7 +81,7 @@ def _names(found: Debugged, width: int) -> list[str]:
     return parts
 
 
-def _line(found: Debugged, study: Study, width: int, index: int) -> Sequence[str]:
+def _line(found: Debugged, study: Study, width: int, legend: int) -> Sequence[str]:
     label = study.file.label
     colour = COLOURS.get(study.file.runtime, "#7f7f7f")
     dash = ' stroke-dasharray="5 4"' if study.file.is_float else ""
@@ -97,7 +99,8 @@ def _line(found: Debugged, study: Study, width: int, index: int) -> Sequence[str
         x, y = points[first.key]
         parts.append(f'<circle cx="{x}" cy="{y}" r="8" fill="none" stroke="{colour}" stroke-width="2"/>')
         said = f": first jump at {first.layer}"
-    y = TOP + HEIGHT + LABELS + LEGEND * index
-    parts.append(f'<line x1="{LEFT}" y1="{y}" x2="{LEFT + 40}" y2="{y}" stroke="{colour}" stroke-width="2"{dash}/>')
-    parts.append(f'<text x="{LEFT + 50}" y="{y + 4}" font-size="12">{escape(label + said)}</text>')
+    parts.append(
+        f'<line x1="{LEFT}" y1="{legend}" x2="{LEFT + 40}" y2="{legend}" stroke="{colour}" stroke-width="2"{dash}/>'
+    )
+    parts.append(f'<text x="{LEFT + 50}" y="{legend + 4}" font-size="12">{escape(label + said)}</text>')
     return parts

@@ -47,6 +47,12 @@ def sentences(found: Debugged) -> list[str]:
         if label != "torch" and (worst := verdict.first[label]) is not None:
             lines.append(f"odd one out: {label}: first wrong at {worst.layer}: {_told(found, worst)}")
             lines += _more(found, label)
+    if verdict.undecided:
+        at = verdict.first[verdict.undecided[0]]
+        lines.append(
+            f"undecided: {' and '.join(verdict.undecided)} differ at {at.layer if at else '?'}; which of the two is "
+            "wrong cannot be told without PyTorch's network"
+        )
     for layer in verdict.fragile:
         told = [finding for finding in verdict.findings if finding.layer == layer and finding.kind == "fragile"]
         labels = [study.file.label for study in found.studies if study.file.precision == "int8"]

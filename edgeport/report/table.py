@@ -192,6 +192,34 @@ def _calibrate_line(stage: StageRecord) -> str:
     return f"{stage.metrics.get('samples')} samples, {stage.metrics.get('activations')} activations"
 
 
+def _equalize_line(stage: StageRecord) -> str:
+    kept = "kept" if stage.metrics["kept"] else "not kept"
+    return f"{kept}, {stage.metrics['why']}{_change(stage.metrics, 'before', 'after')}"
+
+
+def _correct_line(stage: StageRecord) -> str:
+    found = stage.metrics["bits"]
+    if not isinstance(found, dict) or not found:
+        return f"nothing kept, {stage.metrics.get('why', 'no layer to correct')}"
+    lines = []
+    for bits, figures in found.items():
+        kept = "+".join(figures["kept"]) or "nothing"
+        last = [name for name in figures if isinstance(figures[name], dict)][-1:]
+        lines.append(f"{bits} bits: {kept} kept, {figures['why']}{_change(figures, 'none', *last)}")
+    return f"\n{INDENT}".join(lines)
+
+
+def _change(figures: Mapping[str, object], before: str, after: str = "") -> str:
+    """Return how far from float the int8 network was without and with what was tried last, or nothing."""
+    first, last = figures.get(before), figures.get(after)
+    if not isinstance(first, dict) or not isinstance(last, dict):
+        return ""
+    text = f" (squared error {first['error']:.2g} -> {last['error']:.2g}"
+    if first["agreement"] is not None:
+        text += f", agreement {first['agreement']:.1f} -> {last['agreement']:.1f} %"
+    return text + ")"
+
+
 def _lower_line(stage: StageRecord) -> str:
     if stage.options.get("precision") in _KEPT:
         return _KEPT[str(stage.options["precision"])]
@@ -223,7 +251,9 @@ _STAGES: Mapping[str, Callable[[StageRecord], str]] = {
     "trace": _trace_line,
     "prune": _prune_line,
     "distill": _distill_line,
+    "equalize": _equalize_line,
     "calibrate": _calibrate_line,
+    "correct": _correct_line,
     "lower": _lower_line,
 }
 

@@ -1,4 +1,4 @@
-"""The chain trace -> prune -> distill -> calibrate: which stages a plan switches on, their keys, and what they made.
+"""The chain trace -> prune -> distill -> equalize -> calibrate -> correct: which stages a plan switches on, their keys.
 
 A stage's key covers everything before it, so a stored result is found without computing anything before it; a model is
 made (or restored) only when something needs it.
@@ -26,17 +26,23 @@ if TYPE_CHECKING:
 
     from edgeport.graph.network import Network
     from edgeport.plan import Plan
+    from edgeport.quant.affine import WeightBits
     from edgeport.stages.calibrate import Calibrate
+    from edgeport.stages.correct import Correct
     from edgeport.stages.data import Data
     from edgeport.stages.distill import Distill
+    from edgeport.stages.equalize import Equalize
     from edgeport.stages.prune import Prune
 
+    Stage = Prune | Distill | Equalize | Calibrate | Correct
+
 TRACE_PACKAGES = ("torch", "numpy")
+FOR_INT8 = ("equalize", "calibrate", "correct")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    stage: Prune | Distill | Calibrate
+    stage: Stage
     key: str
 
 
@@ -58,8 +64,14 @@ class Chain:
 
     @property
     def float_key(self) -> str:
-        """Key of the float network that is lowered: traced, pruned, distilled."""
-        keys = [step.key for step in self._steps if step.stage.name != "calibrate"]
+        """Key of the float network that is the yardstick: traced, pruned, distilled."""
+        keys = [step.key for step in self._steps if step.stage.name not in FOR_INT8]
+        return keys[-1] if keys else self.trace_key
+
+    @property
+    def lowered_key(self) -> str:
+        """Key of the float network that is lowered: equalized, which the yardstick is not."""
+        keys = [step.key for step in self._steps if step.stage.name not in ("calibrate", "correct")]
         return keys[-1] if keys else self.trace_key
 
     @property
@@ -86,8 +98,8 @@ class Chain:
         return self._traced[0]
 
     def float_model(self) -> Model:
-        """Return the float network that is lowered."""
-        return self._model_after(sum(step.stage.name != "calibrate" for step in self._steps) - 1)
+        """Return the float network that is the yardstick: not equalized."""
+        return self._model_after(sum(step.stage.name not in FOR_INT8 for step in self._steps) - 1)
 
     def model(self) -> Model:
         """Return the end of the chain."""
@@ -136,18 +148,29 @@ class Chain:
     @cached_property
     def _steps(self) -> tuple[_Step, ...]:
         from edgeport.stages.calibrate import Calibrate
+        from edgeport.stages.correct import METHODS, Correct
         from edgeport.stages.distill import Distill
+        from edgeport.stages.equalize import Equalize
         from edgeport.stages.prune import Prune
 
         plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
-        chosen: list[tuple[Prune | Distill | Calibrate, list[str]]] = []
+        chosen: list[tuple[Stage, list[str]]] = []
         if plan.prune:
             prune = Prune(ratio=plan.prune, channel_multiple=plan.channel_multiple, importance=plan.importance)
             chosen.append((prune, [samples.digest for samples in (train, calibrate) if samples is not None]))
         if plan.distill and train is not None:
             chosen.append((Distill(epochs=plan.distill), [train.digest]))
         if calibrate is not None:
+            uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
+            auto, corrections = plan.corrections == "auto", plan.corrections
+            bits: tuple[WeightBits, ...] = tuple(sorted({target.int8.weight_bits for target in plan.targets}))
+            if auto or "equalize" in corrections:
+                chosen.append((Equalize(mode="auto" if auto else "always", weight_bits=bits[0]), uses))
             chosen.append((Calibrate(method=plan.calibration), [calibrate.digest]))
+            if auto:
+                chosen.append((Correct(weight_bits=bits), uses))
+            elif methods := tuple(name for name in METHODS if name in corrections):
+                chosen.append((Correct(methods=methods, weight_bits=bits), uses))
         steps: list[_Step] = []
         key = self.trace_key
         for stage, uses in chosen:

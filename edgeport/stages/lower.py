@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ class Lowered:
         costs: an operator a row, read from the file.
         quality: `findings` and figures of the graph check (JSON values).
         seconds: wall seconds that it took when it was made.
+        chosen: what was measured and chosen for this network before it was written this way (JSON values).
+        chosen_notes: what the report should say about that.
     """
 
     key: str
@@ -44,6 +46,8 @@ class Lowered:
     costs: tuple[OpCost, ...]
     quality: dict[str, object]
     seconds: float
+    chosen: Mapping[str, object] = field(default_factory=dict)
+    chosen_notes: tuple[str, ...] = ()
 
 
 class _Written(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, STRUCTURE, CALIBRATION, RECORD = "model.safetensors", "structure.json", "calibration.npz", "record.json"
 NETWORK = "network.json"  # the graph that the weights belong to
+EQUALIZED, CORRECTIONS = "equalized.safetensors", "corrections.npz"
 
 
 def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
@@ -28,10 +29,13 @@ def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
 
     if record.name == "calibrate" and model.calibration is not None:
         model.calibration.save(folder / CALIBRATION)
-    else:
+    elif record.name == "correct" and model.corrections is not None:
+        model.corrections.save(folder / CORRECTIONS)
+    elif record.name != "equalize" or record.metrics["kept"]:  # what is packed has the names of the user's network
         state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
-        (folder / WEIGHTS).write_bytes(save(state))  # save_file hides a full disk in an error of its own
-        if (network := store_network(model.module)) is not None:
+        file = EQUALIZED if record.name == "equalize" else WEIGHTS
+        (folder / file).write_bytes(save(state))  # save_file hides a full disk in an error of its own
+        if file == WEIGHTS and (network := store_network(model.module)) is not None:
             (folder / NETWORK).write_bytes(network)
     if "structure" in record.metrics:
         (folder / STRUCTURE).write_bytes(
@@ -52,6 +56,24 @@ def restore_stage(name: str, before: Model, folder: Path) -> Model:
 
 def _restore_calibrated(before: Model, folder: Path) -> Model:
     return before.with_(calibration=Calibration.load(folder / CALIBRATION))
+
+
+def _restore_equalized(before: Model, folder: Path) -> Model:
+    from safetensors.torch import load_file
+
+    from edgeport.graph.canonical import canonicalize
+
+    if not (folder / EQUALIZED).is_file():
+        return before  # nothing was kept
+    module = canonicalize(before.module, before.example_inputs)
+    module.load_state_dict(load_file(folder / EQUALIZED))
+    return before.with_(module=module)
+
+
+def _restore_corrected(before: Model, folder: Path) -> Model:
+    from edgeport.quant.corrections import Corrections
+
+    return before.with_(corrections=Corrections.load(folder / CORRECTIONS))
 
 
 def _restore_pruned(before: Model, folder: Path) -> Model:
@@ -76,7 +98,9 @@ def _with_weights(model: Model, folder: Path) -> Model:
 _RESTORERS: Mapping[str, Callable[[Model, Path], Model]] = {
     "prune": _restore_pruned,
     "distill": _restore_trained,
+    "equalize": _restore_equalized,
     "calibrate": _restore_calibrated,
+    "correct": _restore_corrected,
 }
 
 

@@ -97,7 +97,7 @@ def tflite_fault(path: Path, fault: str, layer: str) -> None:
 
 def openvino_fault(path: Path, fault: str, value: str) -> None:
     """Spoil the convolution whose result with bias is the tensor `value`."""
-    import openvino
+    import openvino  # type: ignore[import-untyped]  # ships no types
     from openvino import opset13
 
     if fault == "padding":

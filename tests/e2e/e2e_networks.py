@@ -205,7 +205,7 @@ def fragile_rows() -> nn.Module:
 
 
 def fragile_columns() -> nn.Module:
-    """Return the chain with the weights of one input of `third` 100x larger, and that input smaller: the same function."""
+    """Return the chain with one input of `third` 100x smaller and its weights 100x larger: the same function."""
     torch.manual_seed(1)
     network = Chain().eval()
     with torch.no_grad():

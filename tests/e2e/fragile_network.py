@@ -19,7 +19,9 @@ def fragile() -> nn.Module:
     """
     network = digits()
     peaks: list[torch.Tensor] = []
-    norm, reader = network.downsample.bn1, network.downsample.pointwise
+    norm, reader = network.get_submodule("downsample.bn1"), network.get_submodule("downsample.pointwise")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(reader, nn.Conv2d)
     handle = norm.register_forward_hook(lambda *found: peaks.append(found[-1].amax((0, 2, 3))))
     with torch.no_grad():
         network(torch.from_numpy(split("calibrate")[0]))

@@ -131,10 +131,11 @@ def test_samples_of_two_shapes_are_refused(tmp_path: Path, flag: str) -> None:
     ("arguments", "words"),
     [
         (["--target", "arm46"], ["unknown target 'arm46'", "did you mean arm64?"]),
-        (["--target", "cpu,"], ["no data", "--calibrate DATA"]),
+        (["--target", "cpu", "--max-drop", "1"], ["--max-drop 1.0 needs labelled samples", "--evaluate DATA"]),
+        (["--target", "cpu", "--input", "3xy"], ["'3xy' is not a shape such as 3x32x32"]),
         (["--target", "board.toml"], ["no target file 'board.toml'"]),
         ([], ["no --target", "arm64", "or all"]),
-        (["--target", "cpu", "--evaluate", "e.npz"], ["int8 needs --calibrate DATA"]),
+        (["--target", "cpu", "--evaluate", "e.npz", "--input", "3x12x12"], ["the samples say what the network takes"]),
         (["--target", "cpu", "--calibrate", "c.npz", "--prune", "1.5"], ["--prune 1.5: a share of the filters"]),
         (["--target", "cpu", "--calibrate", "c.npz", "--distill", "2"], ["--distill needs --train DATA"]),
         (["--target", "cpu", "--calibrate", "c.npz", "--output", ""], ["--output is empty"]),

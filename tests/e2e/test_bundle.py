@@ -87,7 +87,7 @@ def test_figures_of_the_report_agree_with_each_other_and_with_the_files(demo_bui
 
 
 def test_layout_is_what_the_contract_says(demo_build: Build) -> None:
-    expected = {"report.json", "manifest.json", "model.safetensors", "structure.json"}
+    expected = {"report.json", "manifest.json", "model.safetensors", "structure.json", "network.json"}
     for target in demo_build.report()["targets"]:
         files = {"io.json", "benchmark.py"}
         files |= {f"{stem}{suffix}" for stem in ("model", "model-float") for suffix in SUFFIXES[target]}

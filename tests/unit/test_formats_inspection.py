@@ -64,7 +64,7 @@ def test_rendering_groups_operators_and_adds_up(found: Inspection) -> None:
     lines = [line.split() for line in shown(found).splitlines()]
     assert ["input", "x", "?", "x", "3", "x", "6", "x", "6", "float32", "-"] in lines
     assert ["output", "[y]", "?", "x", "2", "x", "6", "x", "6", "float32", "-"] in lines  # no markup
-    assert ["Conv", "float32", "2", "8,352", "928", "3,024"] in lines
+    assert ["Conv", "float32", "float32", "2", "8,352", "928", "3,024"] in lines
     assert ["Relu", "float32", "1", "0", "0", "0"] in lines
     assert ["total", "3", "8,352", "928", "3,024"] in lines
     assert ["multiply-adds:", "8,352", "(float32", "100.0", "%)"] in lines

@@ -109,7 +109,7 @@ def test_with_a_model_nothing_of_the_default_is_taken() -> None:
     plan = resolve(options())
     assert (plan.prune, plan.distill, plan.evaluate, plan.train) == (0, 0, None, None)
     config('model = "net.py:net"\n')
-    assert message(Options(target="arm64")).startswith("no data: ")
+    assert resolve(Options(target="arm64")).evaluation == "random inputs"
 
 
 def test_plan_is_frozen_and_can_be_printed() -> None:
@@ -154,6 +154,20 @@ def test_precision_float32_needs_no_calibration() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
+        ({}, ("int8", "every fifth sample of --calibrate, held out")),
+        ({"calibrate": None}, ("dynamic_int8", "random inputs")),
+        ({"calibrate": None, "evaluate": "e.npz"}, ("dynamic_int8", "e.npz")),
+        ({"calibrate": None, "precision": "float16"}, ("float16", "random inputs")),
+    ],
+)
+def test_int8_without_calibration_is_of_weights_alone(said: dict[str, object], expected: tuple[str, str]) -> None:
+    plan = resolve(options(**said))
+    assert (plan.precision, plan.evaluation) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
         ({"target": None}, f"no --target; known: {', '.join(known_targets())}, or all"),
         ({"target": " , "}, f"--target ' , ' names no target; known: {', '.join(known_targets())}, or all"),
         ({"prune": 1.0}, "--prune 1.0: a share of the filters, from 0 to below 1"),
@@ -166,14 +180,17 @@ def test_precision_float32_needs_no_calibration() -> None:
         ({"threads": 0}, "--threads 0: 1 or more"),
         ({"threads": -2}, "--threads -2: 1 or more"),
         ({"seed": -1}, "--seed -1: 0 or more, below 2^63"),
-        ({"precision": "float16"}, "--precision float16 is not built yet; choose int8 or float32"),
         (
-            {"calibrate": None},
-            "no data: give --calibrate DATA (int8 ranges) or, with --precision float32, --evaluate DATA",
+            {"calibrate": None, "max_drop": 1.0},
+            "--max-drop 1.0 needs labelled samples to check it on: give --evaluate DATA",
         ),
         (
-            {"calibrate": None, "evaluate": "e.npz"},
-            "int8 needs --calibrate DATA (a few hundred unlabelled samples); without them use --precision float32",
+            {"input": "3x32x32"},
+            "--input 3x32x32: the samples say what the network takes; give it only without data",
+        ),
+        (
+            {"calibrate": None, "input": "3x3", "precision": "float16", "prune": 1.5},
+            "--prune 1.5: a share of the filters, from 0 to below 1",
         ),
     ],
 )

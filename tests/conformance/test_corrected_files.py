@@ -1,0 +1,154 @@
+"""Every backend's int8 file holds exactly the corrected integers and biases; the float file holds none of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lowering_case import float_graph, samples
+
+from edgeport.backends import NAMES, backend
+from edgeport.graph.float_graph import FloatGraph
+from edgeport.profile import Int8Scheme, TargetProfile
+from edgeport.quant.affine import WeightBits, symmetric_weight
+from edgeport.quant.corrections import LayerWeights, correctable_layers
+from edgeport.quant.scheme import Scheme
+from edgeport.quant.sequential import Methods, correct_layers
+
+NETWORK = "residual"  # plain, strided, depthwise and grouped convolutions, and a linear layer
+
+
+@cache
+def corrected(bits: WeightBits) -> FloatGraph:
+    """Return the network with AdaRound and bias correction on every layer."""
+    graph = float_graph(NETWORK)
+    ranges = {graph.provenance[name]: ends for name, ends in graph.ranges.items()}
+    layers = correctable_layers(graph.module, ranges)
+    rows = [[torch.from_numpy(array[i : i + 1]) for array in samples(NETWORK, seed=0)] for i in range(16)]
+    methods = Methods(adaround=frozenset(layers), iterations=0)
+    made = correct_layers(graph.module, rows, ranges, weight_bits=[bits], methods=methods).corrections.layers[bits]
+    names = {key: name for name, key in graph.provenance.items()}
+    found = {names[key]: layer for key, layer in made.items()}
+    assert len(found) == 7
+    for name, layer in found.items():
+        assert layer.bias is not None
+        found[name] = replace(layer, bias=layer.bias + np.float32(0.01))  # none is as it was, whatever was measured
+    return replace(graph, corrections={bits: found})
+
+
+def integers(layer: LayerWeights, bits: WeightBits) -> tuple[np.ndarray, np.ndarray]:
+    """Return the integers of a layer's weight, and its bias."""
+    own: WeightBits = 8 if layer.weight.shape[1] == 1 else bits  # the depthwise layer keeps 8
+    found = symmetric_weight(layer.weight, axis=0, bits=own)
+    assert layer.bias is not None
+    return found.integers, layer.bias
+
+
+def onnx_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
+    import onnx
+    from onnx import numpy_helper
+
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    node = next(
+        node
+        for node in onnx.load(path).graph.node
+        if node.op_type in ("Conv", "Gemm") and any(f"{name}:weight" == value for value in node.input)
+    )
+    producers = {output: node for node in onnx.load(path).graph.node for output in node.output}
+    (weight, _), (bias, scales) = ([arrays[part] for part in producers[value].input[:2]] for value in node.input[1:3])
+    return weight, bias * scales.astype(np.float64), float(scales.max())
+
+
+def tflite_constants(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, float]:
+    from edgeport.quant.tflite_file import constant, operators, read, tensor_name
+
+    model = read(path.read_bytes())
+    for op in operators(model):
+        if len(op.inputs) > 2 and tensor_name(model, op.inputs[1]).startswith(f"{key};1"):
+            weight, bias = constant(model, op.inputs[1]), constant(model, op.inputs[2])
+            assert weight is not None
+            assert bias is not None
+            scales = np.array(model.subgraphs[0].tensors[op.inputs[2]].quantization.scale, np.float64)
+            if op.kind == "CONV_2D":
+                weight = weight.transpose(0, 3, 1, 2)
+            elif op.kind == "DEPTHWISE_CONV_2D":
+                weight = weight.transpose(3, 0, 1, 2)
+            return weight, bias * scales, float(scales.max())
+    raise LookupError(key)
+
+
+def openvino_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
+    import openvino  # type: ignore[import-untyped]  # ships no types
+
+    for node in openvino.Core().read_model(path).get_ordered_ops():
+        kinds = ("Convolution", "GroupConvolution", "MatMul")
+        if node.get_type_name() in kinds and node.get_friendly_name().partition("/")[0] == f"node_{name}":
+            value = node.input_value(1).get_node()
+            while value.get_type_name() != "Constant":
+                value = value.input_value(0).get_node()
+            weight = value.data
+            if node.get_type_name() == "GroupConvolution":
+                weight = weight.reshape(-1, *weight.shape[2:])
+            return weight, None, 0.0  # the bias is float32 and added afterwards
+    raise LookupError(name)
+
+
+def lowered(runtime: str, graph: FloatGraph, bits: WeightBits, folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
+    module = backend(runtime)
+    profile = TargetProfile(name="test", description="", backend=runtime, isa="any", int8=Int8Scheme(weight_bits=bits))
+    floating = module.lower_float(graph, profile, folder / f"model-float{module.suffix}")
+    made = module.lower_int8(graph, Scheme.of(profile), floating, folder / f"model{module.suffix}")
+    return floating.path, made.path, made.notes
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("runtime", NAMES)
+def test_file_holds_the_corrected_integers(runtime: str, bits: WeightBits, tmp_path: Path) -> None:
+    graph = corrected(bits)
+    floating, made, notes = lowered(runtime, graph, bits, tmp_path)
+    plain = float_graph(NETWORK)
+    floating_plain, _, _ = lowered(runtime, plain, bits, _folder(tmp_path / "plain"))
+    assert floating.read_bytes() == floating_plain.read_bytes()  # the float file is not corrected
+    assert "onnx" not in plain.corrections
+    missed = next((note for note in notes if note.startswith("weights not corrected")), "")
+    for name, layer in graph.corrections[bits].items():
+        key = graph.provenance[name]
+        if key in missed:
+            continue
+        weight, bias, step = {
+            "onnxruntime": lambda name=name: onnx_constants(made, name),
+            "openvino": lambda name=name: openvino_constants(made, name),
+            "tflite": lambda key=key: tflite_constants(made, key),
+        }[runtime]()
+        wanted, real = integers(layer, bits)
+        np.testing.assert_array_equal(weight.reshape(wanted.shape) if weight.size == wanted.size else weight, wanted)
+        if bias is not None:
+            np.testing.assert_allclose(bias, real, rtol=1e-6, atol=step / 2 * 1.001)
+    assert missed == ""
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("runtime", NAMES)
+def test_raised_layers_and_one_scale_a_layer_keep_the_float_weights(runtime: str) -> None:
+    graph = corrected(8)
+    assert graph.corrections_for(Scheme(per_channel=False)) == {}
+    keys = {graph.provenance[name] for name in graph.corrections[8]}
+    raised = sorted(keys)[0]
+    kept = graph.corrections_for(Scheme(raised={raised: "float32"}))
+    assert {graph.provenance[name] for name in kept} == keys - {raised}
+    assert graph.corrections_for(Scheme(weight_bits=7)) == {}
+    assert runtime in NAMES
+
+
+@pytest.mark.parametrize("runtime", NAMES)
+def test_same_corrections_give_the_same_bytes(runtime: str, tmp_path: Path) -> None:
+    files = [lowered(runtime, corrected(8), 8, _folder(tmp_path / name))[1] for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
