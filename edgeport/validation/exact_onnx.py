@@ -67,7 +67,8 @@ def write(path: Path, out: Path, on_integers: Container[str]) -> tuple[str, ...]
         StageError: the weights of a layer that can saturate have a zero point.
     """
     model = _load(path)
-    layers = [layer for layer in _layers(model) if layer.name in on_integers and _can_saturate(layer)]
+    running = (layer for layer in _layers(model) if layer.reader is None or layer.name in on_integers)
+    layers = [layer for layer in running if _can_saturate(layer)]
     for index, layer in enumerate(layers):
         _double(model, layer, f"exact{index}")
     if layers:
@@ -186,22 +187,28 @@ def _double(model: onnx.ModelProto, layer: _Layer, name: str) -> None:
             numpy_helper.from_array(indices.astype(np.int64), f"{name}:channels"),
         ]
     )
-    gather = helper.make_node(
-        "Gather", [layer.activation, f"{name}:channels"], [f"{name}:doubled"], name=f"{name}:gather", axis=channel_axis
-    )
-    added = [gather]
     data, factor = _PLACES[layer.node.op_type]
-    sources = ((data, layer.reader, f"{name}:doubled"), (factor, layer.weight_reader, f"{name}:weight"))
-    for place, reader, source in sources:
-        if reader is None:
-            layer.node.input[place] = source
-            continue
-        own_reader = type(reader)()
-        own_reader.CopyFrom(reader)
-        own_reader.name = f"{source}:reader"
-        own_reader.input[0], own_reader.output[0] = source, f"{source}:real"
-        layer.node.input[place] = own_reader.output[0]
-        added.append(own_reader)
-    at = next(index for index, node in enumerate(model.graph.node) if node is layer.node or node == layer.node)
+    doubled = f"{name}:doubled"
+    chosen = [layer.node.input[data], f"{name}:channels"]
+    added = [helper.make_node("Gather", chosen, [doubled], name=f"{name}:gather", axis=channel_axis)]
+    if layer.reader is not None:  # the reals, quantized again: ONNX Runtime wants both halves of a pair side by side
+        values = [doubled, *layer.reader.input[1:]]
+        added.append(helper.make_node("QuantizeLinear", values, [f"{name}:int"], name=f"{name}:quantize"))
+        added.append(_copied(layer.reader, f"{name}:int", f"{name}:real"))
+        doubled = f"{name}:real"
+    layer.node.input[data] = doubled
+    layer.node.input[factor] = f"{name}:weight"
+    if layer.weight_reader is not None:
+        added.append(_copied(layer.weight_reader, f"{name}:weight", f"{name}:weight_real"))
+        layer.node.input[factor] = f"{name}:weight_real"
+    at = next(index for index, node in enumerate(model.graph.node) if node == layer.node)
     for node in reversed(added):
         model.graph.node.insert(at, node)
+
+
+def _copied(reader: onnx.NodeProto, source: str, target: str) -> onnx.NodeProto:
+    """Return the same DequantizeLinear from and to other values."""
+    copy = type(reader)()
+    copy.CopyFrom(reader)
+    copy.name, copy.input[0], copy.output[0] = f"{target}:reader", source, target
+    return copy

@@ -20,11 +20,12 @@ STEP = 32.0  # of the .onnx file's output: the largest sum is 127 * 72 * 255 / 1
 
 @dataclass(frozen=True)
 class Case:
-    """A layer: weights (out, in / groups, 3, 3) int8 and integer biases."""
+    """A layer: weights (out, in / groups, 3, 3) int8 and integer biases; `signed`: its inputs are stored as int8."""
 
     weight: NDArray[np.int8]
     bias: NDArray[np.int32]
     groups: int = 1
+    signed: bool = False
 
     def sums(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the exact outputs before any rounding, (N, out); x: (N, 8, 3, 3), whole numbers 0..255."""
@@ -68,24 +69,24 @@ def write_onnx(case: Case, path: Path) -> Path:
     out = len(case.weight)
     constants = {
         "one": np.float32(1.0),
-        "zero": np.uint8(0),
+        "zero": np.int8(-128) if case.signed else np.uint8(0),
         "scale": np.full(out, SCALE, np.float32),
         "zeros": np.zeros(out, np.int8),
         "weight": case.weight,
         "bias": case.bias,
         "bias_zeros": np.zeros(out, np.int32),
         "step": np.float32(STEP),
-        "middle": np.uint8(128),
+        "middle": np.int8(0) if case.signed else np.uint8(128),
         "shape": np.array([-1, out], np.int64),
     }
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["x:u8"]),
-        helper.make_node("DequantizeLinear", ["x:u8", "one", "zero"], ["x:real"]),
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["x:int"]),
+        helper.make_node("DequantizeLinear", ["x:int", "one", "zero"], ["x:real"]),
         helper.make_node("DequantizeLinear", ["weight", "scale", "zeros"], ["weight:real"], axis=0),
         helper.make_node("DequantizeLinear", ["bias", "scale", "bias_zeros"], ["bias:real"], axis=0),
         helper.make_node("Conv", ["x:real", "weight:real", "bias:real"], ["sum"], name="layer", group=case.groups),
-        helper.make_node("QuantizeLinear", ["sum", "step", "middle"], ["sum:u8"]),
-        helper.make_node("DequantizeLinear", ["sum:u8", "step", "middle"], ["sum:real"]),
+        helper.make_node("QuantizeLinear", ["sum", "step", "middle"], ["sum:int"]),
+        helper.make_node("DequantizeLinear", ["sum:int", "step", "middle"], ["sum:real"]),
         helper.make_node("Reshape", ["sum:real", "shape"], ["y"]),
     ]
     graph = helper.make_graph(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lowering_case import float_graph, profile
+from lowering_case import samples as network_samples
 from saturation_case import Case, dense, depthwise, expected, inputs, write
 
+from edgeport.backends import onnxruntime, openvino
 from edgeport.bundle import verify_isa
 from edgeport.devices import host, qemu
 from edgeport.devices.device import Device
 from edgeport.devices.processor import has_vnni
 from edgeport.errors import ConfigError, LimitError, MissingPackageError
 from edgeport.profile import load
+from edgeport.quant.scheme import Scheme
 from edgeport.stages.lower import Lowered
 from edgeport.store import Store
 from edgeport.types import Artifact, OpCost, Precision
@@ -77,6 +82,35 @@ def test_exact_form_of_a_file_that_cannot_saturate_gives_the_same_bits(
     out, layers = written_exact(path)
     assert layers == ("layer",)
     np.testing.assert_array_equal(outputs(out, tmp_path), outputs(path, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["residual", "two_by_two", "linear_only", "gated", "sequence", "upsampling"])
+def test_exact_form_of_a_whole_network_gives_the_same_bits(
+    suffix: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {".onnx": onnxruntime, ".xml": openvino}[suffix]
+    target, path = profile(module.__name__.rpartition(".")[2], weight_bits=7), tmp_path / f"model{suffix}"
+    floating = module.lower_float(float_graph(name), target, tmp_path / f"model-float{suffix}")
+    module.lower_int8(float_graph(name), Scheme.of(target), floating, path)
+    io = tmp_path / "io.json"
+    io.write_text(json.dumps(module.bindings(float_graph(name), path)))
+    inputs = []
+    for index, array in enumerate(network_samples(name, seed=1)):
+        inputs.append(tmp_path / f"in{index}.npy")
+        np.save(inputs[-1], array[:20])
+    monkeypatch.setattr(exact, "PAIR_LIMIT", 0)  # rewrite every layer on integers
+    out, layers = written_exact(path)
+    assert len(layers) >= 2
+    for ours, theirs in zip(host.run(path, inputs).outputs, host.run(out, inputs, io=io).outputs, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_signed_activations_have_an_exact_form(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    case = replace(dense(127), signed=True)
+    out, layers = written_exact(write(case, ".onnx", tmp_path))
+    assert layers == ("layer",)
+    np.testing.assert_array_equal(outputs(out, tmp_path), expected(case, inputs(SAMPLES), ".onnx"))
 
 
 def test_file_that_cannot_saturate_is_its_own_exact_form(suffix: str, tmp_path: Path) -> None:
