@@ -14,6 +14,7 @@ from edgeport.errors import LoweringError
 from edgeport.quant.tflite_diagnosis import explain
 from edgeport.quant.tflite_file import silenced
 from edgeport.quant.tflite_match import channels_last, file_layout, match_tensors, rename_tensors
+from edgeport.quant.tflite_shortcuts import slices_as_convolutions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def convert(graph: FloatGraph) -> bytes:
             return True
 
         try:
-            content = _convert(graph.module, graph.example_inputs)
+            content = _convert(slices_as_convolutions(graph.module), graph.example_inputs)
         except failures as error:
             raise LoweringError(explain(error, graph, converts)) from error
         return rename_tensors(content, graph, match_tensors(content, graph))

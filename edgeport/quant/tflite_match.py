@@ -115,6 +115,8 @@ def rename_tensors(content: bytes, graph: FloatGraph, matches: Mapping[int, tupl
 def _layer_of(graph: FloatGraph, name: str) -> str:
     """Return the node that has the weights: the matched one, or the one before the activation fused into it."""
     node = next(node for node in graph.module.graph.nodes if node.name == name)
+    if "pad" in str(node.target) or "slice" in str(node.target):  # written as a layer of its own (`tflite_shortcuts`)
+        return name
     while True:
         operands = node.all_input_nodes
         if any(operand.op == "get_attr" for operand in operands) or len(operands) != 1:

@@ -117,13 +117,21 @@ def test_runtime_lists_what_it_ran(runtime: str, tmp_path: Path) -> None:
 
 
 def test_operator_that_xnnpack_does_not_take_is_named(tmp_path: Path) -> None:
-    """XNNPACK has no strided slice (google/XNNPACK has static slices of stride one only)."""
-    choice = Case("residual", "tflite", tmp_path).choose(origin="modelled")
-    spot = next(spot for spot in choice.slow_spots if spot.operator == "STRIDED_SLICE")
+    """XNNPACK of LiteRT 2.3 has no hard swish on integers."""
+    choice = Case("gated", "tflite", tmp_path).choose(origin="modelled")
+    spot = next(spot for spot in choice.slow_spots if spot.operator == "HARD_SWISH")
     assert spot.kind == "undelegated"
+    assert spot.layers == ("/hardswish",)
     assert spot.ms is None
     assert spot.bytes_share > 0
-    assert all("slice" in layer for layer in spot.layers)
+
+
+def test_shortcut_with_a_strided_slice_stays_with_xnnpack(tmp_path: Path) -> None:
+    case = Case("residual", "tflite", tmp_path)
+    shipped = case.lower(Scheme.of(case.profile))
+    for path in (shipped.artifact.path, case.floating.artifact.path):
+        (ran,) = host.profile((path,), runs=1)
+        assert {op.kernel for op in ran} == {"xnnpack"}
 
 
 def test_layer_in_float_is_a_spot_with_its_share_of_the_work(tmp_path: Path) -> None:
