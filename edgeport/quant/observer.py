@@ -25,12 +25,14 @@ class Statistics:
         high: largest value seen.
         span: the histogram covers [-span, span).
         counts: `(BINS,)` int64, values per bin, of an evenly strided share of all values.
+        zeros: how many of the counted values are exactly zero; they lie in bin `BINS // 2`.
     """
 
     low: float
     high: float
     span: float
     counts: np.ndarray
+    zeros: int = 0
 
     def percentile_range(self, percent: float) -> tuple[float, float]:
         """Return the range that keeps `percent` of the values, cutting the same share at either end.
@@ -59,6 +61,7 @@ class Observer:
         self.high = -np.inf
         self.span = 0.0
         self.counts = np.zeros(BINS, np.int64)
+        self.zeros = 0
 
     def update(self, values: torch.Tensor) -> None:
         """Take in one batch, `(samples, ...)` of any floating dtype and layout.
@@ -94,6 +97,7 @@ class Observer:
             self.span *= 2
 
     def _count(self, values: np.ndarray) -> None:
+        self.zeros += values.size - int(np.count_nonzero(values))
         if self.span == 0.0:
             self.counts[BINS // 2] += values.size
             return
@@ -103,7 +107,7 @@ class Observer:
 
     def statistics(self) -> Statistics:
         """Return what was seen so far."""
-        return Statistics(low=self.low, high=self.high, span=self.span, counts=self.counts.copy())
+        return Statistics(low=self.low, high=self.high, span=self.span, counts=self.counts.copy(), zeros=self.zeros)
 
 
 def _memory_order(values: torch.Tensor) -> torch.Tensor:
