@@ -25,6 +25,7 @@ Estimator = Literal["minmax", "percentile", "entropy", "mse"]
 
 STEPS = 255  # between the 256 integers
 COARSE_ENDS = 64  # ends a side of the first, exhaustive grid; coordinate descent then looks at every bin
+COARSE_ENTROPY_ENDS = 24  # ends a side of the first, exhaustive grid
 ENTROPY_ENDS = 128  # ends a side whose divergence is computed
 LEAST_GAIN = 0.01  # share of the error that a narrower range must save: less is the histogram's own resolution
 PERCENT = 99.99
@@ -95,7 +96,10 @@ def entropy_range(seen: Statistics) -> Range:
     ends = _Ends.of(seen)
     if ends is None:
         return seen.low, seen.high
-    first, last, best = 0, len(ends.highs) - 1, np.inf
+    coarse = [np.unique(np.linspace(0, len(side) - 1, COARSE_ENTROPY_ENDS).astype(int)) for side in (ends.lows, ends.highs)]
+    rows, columns = (grid.ravel() for grid in np.meshgrid(coarse[0], coarse[1][::-1], indexing="ij"))  # widest first
+    start = ends.divergences(rows, columns)
+    first, last, best = int(rows[start.argmin()]), int(columns[start.argmin()]), np.inf
     lows = np.unique(np.linspace(0, len(ends.lows) - 1, ENTROPY_ENDS).astype(int))
     highs = np.unique(np.linspace(0, len(ends.highs) - 1, ENTROPY_ENDS).astype(int))[::-1]
     while True:
@@ -150,9 +154,9 @@ class _Ends:
 
     @classmethod
     def of(cls, seen: Statistics) -> _Ends | None:
-        """Return the candidates; None where there is nothing to choose: only zeros, or nothing was counted."""
+        """Return the candidates; None where there is nothing to choose: a constant, or nothing was counted."""
         counts, centres = _nonzero(seen)
-        if seen.span == 0.0 or not counts.any():
+        if seen.low == seen.high or not counts.any():
             return None
         width = 2 * seen.span / BINS
         middle = BINS // 2

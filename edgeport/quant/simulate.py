@@ -61,7 +61,7 @@ class Simulator:
         for node in weighted_nodes(quantized):
             if layers is None or keys[node.name] in layers:
                 _round_weight(quantized, node, weight_bits)
-        self.affines = {key: asymmetric(*ranges[key]) for key in _rounded_activations(module, layers) if key in ranges}
+        self.affines = {key: asymmetric(*ranges[key]) for key in rounded_activations(module, layers) if key in ranges}
         self._executor = Executor(quantized, example_inputs)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -106,7 +106,7 @@ def _round_weight(module: GraphModule, node: Node, weight_bits: WeightBits) -> N
         node.update_arg(1, module.graph.get_attr(name))
 
 
-def _rounded_activations(module: GraphModule, layers: Collection[str] | None) -> set[str]:
+def rounded_activations(module: GraphModule, layers: Collection[str] | None = None) -> set[str]:
     """Return the keys of activations that are rounded: a value that only a ReLU or clip reads is not stored."""
     keys = provenance_keys(module.graph)
     if layers is not None:

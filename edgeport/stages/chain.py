@@ -147,11 +147,12 @@ class Chain:
         if plan.distill and train is not None:
             chosen.append((Distill(epochs=plan.distill), [train.digest]))
         if calibrate is not None:
-            chosen.append((Calibrate(method=plan.calibration), [calibrate.digest]))
+            uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
+            chosen.append((Calibrate(method=plan.calibration), uses))
         steps: list[_Step] = []
         key = self.trace_key
-        for stage, uses in chosen:
-            key = digest(key, stage.name, asdict(stage), uses, plan.seed)
+        for stage, digests in chosen:
+            key = digest(key, stage.name, asdict(stage), digests, plan.seed)
             steps.append(_Step(stage=stage, key=key))
         return tuple(steps)
 
