@@ -96,7 +96,9 @@ def entropy_range(seen: Statistics) -> Range:
     ends = _Ends.of(seen)
     if ends is None:
         return seen.low, seen.high
-    coarse = [np.unique(np.linspace(0, len(side) - 1, COARSE_ENTROPY_ENDS).astype(int)) for side in (ends.lows, ends.highs)]
+    coarse = [
+        np.unique(np.linspace(0, len(side) - 1, COARSE_ENTROPY_ENDS).astype(int)) for side in (ends.lows, ends.highs)
+    ]
     rows, columns = (grid.ravel() for grid in np.meshgrid(coarse[0], coarse[1][::-1], indexing="ij"))  # widest first
     start = ends.divergences(rows, columns)
     first, last, best = int(rows[start.argmin()]), int(columns[start.argmin()]), np.inf

@@ -124,7 +124,9 @@ def test_modelled_error_is_that_of_real_rounding() -> None:
         step = (ends[1] - ends[0]) / STEPS
         zero = round(-ends[0] / step)
         rounded = (np.clip(np.rint(values / step) + zero, 0, STEPS) - zero) * step
-        assert squared_error(collected(values), ends) == pytest.approx(float(np.mean((rounded - values) ** 2)), rel=0.02)
+        assert squared_error(collected(values), ends) == pytest.approx(
+            float(np.mean((rounded - values) ** 2)), rel=0.02
+        )
 
 
 def all_ends(seen: Statistics) -> tuple[np.ndarray, np.ndarray]:
