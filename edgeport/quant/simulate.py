@@ -106,7 +106,7 @@ def _round_weight(module: GraphModule, node: Node, weight_bits: WeightBits) -> N
         node.update_arg(1, module.graph.get_attr(name))
 
 
-def rounded_activations(module: GraphModule, layers: Collection[str] | None) -> set[str]:
+def rounded_activations(module: GraphModule, layers: Collection[str] | None = None) -> set[str]:
     """Return the keys of activations that are rounded: a value that only a ReLU or clip reads is not stored."""
     keys = provenance_keys(module.graph)
     if layers is not None:

@@ -189,7 +189,21 @@ def _distill_line(stage: StageRecord) -> str:
 
 
 def _calibrate_line(stage: StageRecord) -> str:
-    return f"{stage.metrics.get('samples')} samples, {stage.metrics.get('activations')} activations"
+    counted = stage.metrics.get("estimators")
+    parts = [f"{count} {name}" for name, count in counted.items()] if isinstance(counted, dict) else []
+    ranges = f"; ranges {', '.join(parts)}" if parts else ""
+    if stage.options.get("method") == "auto" and parts:
+        ranges += f" ({stage.metrics['chosen']})"
+    warnings = [
+        f"{len(names)} activation{'s' * (len(names) > 1)} {words}: {', '.join(names[:SHOWN_REASONS])}"
+        for key, words in _CALIBRATION_WARNINGS.items()
+        if isinstance(names := stage.metrics.get(key), (list, tuple)) and names
+    ]
+    tail = "".join(f"\n{INDENT}{line}" for line in warnings)
+    return f"{stage.metrics.get('samples')} samples, {stage.metrics.get('activations')} activations{ranges}{tail}"
+
+
+_CALIBRATION_WARNINGS = {"always_zero": "always zero", "outliers": "with a range set by outliers"}
 
 
 def _equalize_line(stage: StageRecord) -> str:

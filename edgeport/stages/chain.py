@@ -166,15 +166,15 @@ class Chain:
             bits: tuple[WeightBits, ...] = tuple(sorted({target.int8.weight_bits for target in plan.targets}))
             if auto or "equalize" in corrections:
                 chosen.append((Equalize(mode="auto" if auto else "always", weight_bits=bits[0]), uses))
-            chosen.append((Calibrate(method=plan.calibration), [calibrate.digest]))
+            chosen.append((Calibrate(method=plan.calibration), uses))
             if auto:
                 chosen.append((Correct(weight_bits=bits), uses))
             elif methods := tuple(name for name in METHODS if name in corrections):
                 chosen.append((Correct(methods=methods, weight_bits=bits), uses))
         steps: list[_Step] = []
         key = self.trace_key
-        for stage, uses in chosen:
-            key = digest(key, stage.name, asdict(stage), uses, plan.seed)
+        for stage, digests in chosen:
+            key = digest(key, stage.name, asdict(stage), digests, plan.seed)
             steps.append(_Step(stage=stage, key=key))
         return tuple(steps)
 

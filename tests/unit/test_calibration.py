@@ -1,4 +1,4 @@
-"""Calibration: ranges by either method, and a file without pickle."""
+"""Calibration: a range is a lookup, and a file without pickle."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeport.quant.calibration import METHODS, Calibration
-from edgeport.quant.observer import BINS, Observer, Statistics
+from edgeport.quant.calibration import METHODS, Calibration, Choice, Method
+from edgeport.quant.observer import Observer, Statistics
 
 
 def collected(values: torch.Tensor) -> Statistics:
@@ -25,18 +25,19 @@ def statistics() -> dict[str, Statistics]:
     return {"layer1.0.conv1/conv2d": collected(wide), "/x": collected(torch.tensor([[0.0, 1.0]]))}
 
 
-def test_minmax_takes_every_value(statistics: dict[str, Statistics]) -> None:
-    calibration = Calibration(statistics=statistics, samples=10, method="minmax")
+def test_activation_without_a_choice_spans_what_was_seen(statistics: dict[str, Statistics]) -> None:
+    calibration = Calibration(statistics=statistics, samples=10)
     assert calibration.range_of("layer1.0.conv1/conv2d") == (-1.0, 100.0)
     assert calibration.range_of("/x") == (0.0, 1.0)
+    assert calibration.estimators() == {"minmax": 2}
 
 
-def test_percentile_drops_the_outlier(statistics: dict[str, Statistics]) -> None:
-    calibration = Calibration(statistics=statistics, samples=10, method="percentile", percent=99.9)
-    found = calibration.range_of("layer1.0.conv1/conv2d")
-    assert found is not None
-    width = 2 * 128 / BINS  # 0.0625: five of 10,000 values go at either end, the outlier among them
-    assert found == pytest.approx((-1.0, 1.0), abs=width)
+def test_chosen_range_goes_before_what_was_seen(statistics: dict[str, Statistics]) -> None:
+    choices = {"layer1.0.conv1/conv2d": Choice(estimator="mse", low=-1.0, high=4.0)}
+    calibration = Calibration(statistics=statistics, samples=10, method="auto", choices=choices)
+    assert calibration.range_of("layer1.0.conv1/conv2d") == (-1.0, 4.0)
+    assert calibration.range_of("/x") == (0.0, 1.0)
+    assert calibration.estimators() == {"mse": 1, "minmax": 1}
 
 
 def test_activation_that_was_not_seen_has_no_range(statistics: dict[str, Statistics]) -> None:
@@ -45,16 +46,19 @@ def test_activation_that_was_not_seen_has_no_range(statistics: dict[str, Statist
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_saved_calibration_comes_back_equal(tmp_path: Path, statistics: dict[str, Statistics], method: str) -> None:
-    assert method in ("minmax", "percentile")
-    kept = Calibration(statistics=statistics, samples=10, method=method, percent=99.5)  # type: ignore[arg-type]  # checked above
+def test_saved_calibration_comes_back_equal(tmp_path: Path, statistics: dict[str, Statistics], method: Method) -> None:
+    choices = {
+        "/x": Choice(estimator="percentile", low=0.0, high=0.1),
+        "layer1.0.conv1/conv2d": Choice(estimator="entropy", low=-0.3, high=1.7),
+    }
+    kept = Calibration(statistics=statistics, samples=10, method=method, choices=choices)
     kept.save(tmp_path / "calibration.npz")
     again = Calibration.load(tmp_path / "calibration.npz")
-    assert (again.samples, again.method, again.percent) == (10, method, 99.5)
+    assert (again.samples, again.method, again.choices) == (10, method, choices)
     assert list(again.statistics) == list(statistics)
     for key, seen in statistics.items():
         other = again.statistics[key]
-        assert (other.low, other.high, other.span) == (seen.low, seen.high, seen.span)
+        assert (other.low, other.high, other.span, other.zeros) == (seen.low, seen.high, seen.span, seen.zeros)
         np.testing.assert_array_equal(other.counts, seen.counts)
         assert other.counts.dtype == np.int64
         assert again.range_of(key) == kept.range_of(key)

@@ -73,7 +73,7 @@ def test_flags_go_over_the_file_and_the_file_over_defaults() -> None:
     plan = resolve(options(prune=0.25, seed=0))
     assert (plan.prune, plan.seed) == (0.25, 0)  # said, though 0 is the default too
     assert (plan.output, plan.max_drop, plan.importance, plan.threads) == ("there", 2.5, "l2", 2)
-    assert (plan.precision, plan.calibration) == ("int8", "minmax")
+    assert (plan.precision, plan.calibration) == ("int8", "auto")
 
 
 def test_whole_plan_may_come_from_a_file() -> None:
@@ -87,6 +87,28 @@ def test_whole_plan_may_come_from_a_file() -> None:
     assert (plan.calibrate, plan.evaluate, plan.train, plan.evaluation) == ("c.npz", "e.npz", "t.npz", "e.npz")
     assert ([target.name for target in plan.targets], plan.precision) == (["cpu", "intel"], "float32")
     assert plan.calibration == "percentile"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("auto", "auto"),
+        ("none", ()),
+        ("bias", ("bias",)),
+        ("adaround, equalize", ("equalize", "adaround")),  # in the order they are made, not in the one they are said
+        ("bias,bias", ("bias",)),
+    ],
+)
+def test_corrections_are_named_one_by_one(said: str, expected: object) -> None:
+    assert resolve(options(correction=said)).corrections == expected
+    config(f'correction = "{said}"\n')
+    assert resolve(options()).corrections == expected
+
+
+@pytest.mark.parametrize("method", ["auto", "minmax", "percentile", "entropy", "mse"])
+def test_every_range_estimator_can_be_asked_for(method: str) -> None:
+    config(f'calibration = "{method}"\n')
+    assert resolve(options()).calibration == method
 
 
 def test_chosen_file_replaces_the_one_in_the_folder() -> None:
@@ -180,6 +202,14 @@ def test_int8_without_calibration_is_of_weights_alone(said: dict[str, object], e
         ({"threads": 0}, "--threads 0: 1 or more"),
         ({"threads": -2}, "--threads -2: 1 or more"),
         ({"seed": -1}, "--seed -1: 0 or more, below 2^63"),
+        (
+            {"correction": "biass"},
+            "unknown --correction 'biass'; known: auto, none, equalize, bias, adaround (did you mean bias?)",
+        ),
+        (
+            {"correction": "auto,bias"},
+            "unknown --correction 'auto'; known: auto, none, equalize, bias, adaround (did you mean auto?)",
+        ),
         (
             {"calibrate": None, "max_drop": 1.0},
             "--max-drop 1.0 needs labelled samples to check it on: give --evaluate DATA",
