@@ -80,6 +80,14 @@ def test_bit_identical_file_passes_in_silence() -> None:
     assert sentence(GOOD) == ""
 
 
+def test_float_rounding_is_told_and_is_no_failure() -> None:
+    rounded = replace(GOOD, against_native=Comparison(flips=1, logit_difference=0.1))
+    assert [figure.passed for figure in metrics(rounded, Limits())] == [True, True, None]
+    assert sentence(rounded).startswith("gives 1 of 32 samples another top-1 on haswell than on this machine; its int")
+    saturated_here = replace(rounded, native=Comparison(flips=1, logit_difference=0.1))
+    assert sentence(saturated_here) == ""
+
+
 def test_network_without_class_scores_is_judged_by_its_values() -> None:
     values = replace(GOOD, emulated=Comparison(flips=None, logit_difference=1.0))
     assert [(figure.name, figure.passed) for figure in metrics(values, Limits())] == [
