@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -54,7 +55,9 @@ def main() -> None:
         _, figures = Calibrate(method=arguments.method)(model, Context(calibrate=calibrate, tune=tune))
         seconds = time.process_time() - start
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{figures['samples']} samples, {peak_bytes} bytes at peak, {seconds:.1f} CPU s, {figures['estimators']}")
+    sys.stdout.write(
+        f"{figures['samples']} samples, {peak_bytes} bytes at peak, {seconds:.1f} CPU s, {figures['estimators']}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Choose each activation's range by the error that it causes at the network's outputs.
 
 Candidates are the ranges of all estimators. First-order errors of each (`edgeport.quant.downstream`) are taken on a few
-calibration samples. Half of them are the ones that hold the extremes: clipping happens there, and in a random few it would
-be missed. Rounding errors come out within a few percent; the cost of clipping hangs on rare samples and is mostly
-underestimated. So it counts several times, and the network as a whole is run on samples that the ranges were not made of:
-with these choices, with min-max and with mean-squared error everywhere. What has the least output error there is taken.
+calibration samples. Half of them are the ones that hold the extremes: clipping happens there, and in a random few it
+would be missed. Rounding errors come out within a few percent; the cost of clipping hangs on rare samples and is mostly
+underestimated. So it counts several times, and the network as a whole is run on samples that the ranges were not made
+of: with these choices, with min-max and with mean-squared error everywhere. What has the least output error is taken.
 """
 
 from __future__ import annotations

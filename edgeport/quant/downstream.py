@@ -1,10 +1,11 @@
 """What rounding and clipping one activation does to the network's outputs, to first order.
 
-One forward and one backward pass tell it for all activations at once, where trying each would take a run of the network
-an activation and range. With v of random +-1, g = d(v . y) / dx and an error e of the activation x, E[(g . e)**2] over v
-is the squared error of the outputs, ||J e||**2 (Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix
-for Laplacian Smoothing Splines", 1990). Rounding errors of different values are independent, so their part is
-sum g**2 D**2 / 12 with steps of D; clipping errors all point inwards and add up, so their part is (g . clipped)**2.
+One forward and one backward pass tell it for all activations at once, where trying each would take a run of the
+network an activation and range. With v of random +-1, g = d(v . y) / dx and an error e of the activation x,
+E[(g . e)**2] over v is the squared error of the outputs, ||J e||**2 (Hutchinson, "A Stochastic Estimator of the Trace
+of the Influence Matrix for Laplacian Smoothing Splines", 1990). Rounding errors of different values are independent, so
+their part is sum g**2 D**2 / 12 with steps of D; clipping errors all point inwards and add up, so their part is
+(g . clipped)**2.
 """
 
 from __future__ import annotations

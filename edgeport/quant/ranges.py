@@ -73,7 +73,7 @@ def mse_range(seen: Statistics) -> Range:
 
 
 def squared_error(seen: Statistics, ends: Range) -> float:
-    """Return the expected squared error, a value, of quantizing to a range: rounding and clipping, as `mse_range` has it.
+    """Return the expected squared error a value of quantizing to a range: rounding and clipping, see `mse_range`.
 
     Ends that lie inside a bin of the histogram are taken as they are; values of a bin lie at its centre.
     """

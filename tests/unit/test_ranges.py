@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -184,7 +185,7 @@ def divergence(seen: Statistics, first: int, last: int) -> float:
     reference[-1] += counts[last:].sum()
     merged = np.zeros(last - first)
     edges = [level * (last - first) // 256 for level in range(257)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         occupied = reference[start:stop] > 0
         if occupied.any():
             merged[start:stop] = np.where(occupied, counts[first + start : first + stop].sum() / occupied.sum(), 0)
