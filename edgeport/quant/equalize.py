@@ -33,10 +33,8 @@ from edgeport.quant.simulate import CONVOLUTIONS, weighted_nodes
 aten = torch.ops.aten
 
 HEADROOM = 2.0  # what was not seen may be twice as large before it is clipped
-CLIPPED_FACTOR = (
-    2.0  # of 1 / s in front of a clip: 16 pictures do not wake all channels of EfficientNet-Lite0, and with
-)
-# factors up to 16 those that woke later were cut: logits 46 % off on other pictures, exact on these
+CLIPPED_FACTOR = 2.0  # of 1 / s in front of a clip: some channels wake only on later samples, and are cut then. With
+# factors up to 16 from 16 pictures, EfficientNet-Lite0's logits were 46 % off on other pictures (exact on these)
 LARGEST_FACTOR = 16.0  # of s and 1 / s: a channel that hardly spoke on the samples may speak up on others
 SWEEPS = 4  # over all pairs: the scale of one pair moves the ranges of the next (the paper iterates as well)
 

@@ -51,7 +51,7 @@ def test_report_keeps_the_contract(demo_build: Build) -> None:
     assert set(report) == {"schema", "model", "verdict", "stages", "targets"}
     assert (report["schema"], report["model"]) == (1, "digits")
     names = [stage["name"] for stage in report["stages"]]
-    assert names == ["trace", "prune", "distill", "calibrate", "lower", "validate"]
+    assert names == ["trace", "prune", "distill", "equalize", "calibrate", "correct", "lower", "validate"]
     for stage in report["stages"]:
         assert set(stage) == {"name", "options", "seconds", "metrics"}
         assert stage["seconds"] >= 0

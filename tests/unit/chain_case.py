@@ -110,5 +110,6 @@ def project(folder: Path) -> Project:
         train=samples(folder / "train.npz", 64, 2),
         prune=0.4,
         distill=1,
+        correction="none",
     )
     return Project(folder=folder, options=options)

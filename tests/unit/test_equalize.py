@@ -46,11 +46,12 @@ def test_scale_is_the_root_of_the_ranges_product_over_the_second() -> None:
 
 
 def test_two_linear_layers_have_the_scales_computed_by_hand() -> None:
-    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    net = nn.Sequential(first, nn.ReLU(), second)
     with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
-        net[0].bias.copy_(torch.tensor([4.0, 0.0]))
-        net[2].weight.copy_(torch.tensor([[1.0, 3.0], [2.0, -4.0]]))
+        first.weight.copy_(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+        first.bias.copy_(torch.tensor([4.0, 0.0]))
+        second.weight.copy_(torch.tensor([[1.0, 3.0], [2.0, -4.0]]))
     module = canonical(net, torch.ones(1, 2))
     pairs = find_pairs(module)
     assert [(pair.first, pair.second) for pair in pairs] == [("linear", "linear_1")]
