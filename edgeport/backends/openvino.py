@@ -99,7 +99,8 @@ def _stored(graph: FloatGraph, storage: Storage, out: Path) -> Artifact:
     model = _read(graph, graph.onnx)
     from edgeport.quant.openvino_storage import store_weights
 
-    notes = store_weights(model, storage, graph.provenance)
+    layers = {node.name: graph.provenance.get(node.output[0], node.name) for node in graph.onnx.graph.node}
+    notes = store_weights(model, storage, layers)
     precision, explained = MEANING[storage]
     files = _save(model, graph, out)
     return Artifact(path=out, backend="openvino", precision=precision, files=files, notes=(*explained, *notes))

@@ -26,9 +26,9 @@ def store_weights(model: Model, storage: Storage, provenance: Mapping[str, str])
     int8 is for the weights of convolutions and linear layers; float16 also for other constants, such as embeddings.
 
     Args:
-        model: constants folded; its operators are named after the network's nodes.
+        model: constants folded; its operators are named after those of the ONNX form.
         storage: number format to keep.
-        provenance: node name -> provenance key.
+        provenance: ONNX node name -> provenance key.
     """
     faults: dict[str, str] = {}
     stored = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -27,6 +26,7 @@ from edgeport.types import Artifact
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tflite": "litert_torch"}
 FOLDER = TemporaryDirectory(prefix="edgeport-test-")
+WRITTEN: dict[tuple[str, int], tuple[FloatGraph, Artifact]] = {}
 FORMS = ("float16", "dynamic_int8")
 # float16 rounds weights by at most 2**-11 = 0.0005 of each, over some seven layers; int8 by half of 1/127 of a
 # channel's largest, 0.4 % of it, which is about 1 % of a typical one, and errors of many weights cancel
@@ -55,14 +55,17 @@ def lowered(module: ModuleType, graph: FloatGraph, form: str, folder: Path) -> t
     return floating, small
 
 
-@cache
 def float_file(module: ModuleType, graph: FloatGraph) -> Artifact:
-    """Write the float file once for all tests: converting to TFLite takes seconds."""
+    """Return the float file, written once for all tests: converting to TFLite takes seconds."""
+    known = WRITTEN.get((module.__name__, id(graph)))
+    if known is not None:
+        return known[1]
     folder = Path(FOLDER.name, uuid4().hex)
     folder.mkdir()
     target = profile(module.__name__.rpartition(".")[2])
     artifact = module.lower_float(graph, target, folder / f"model{module.suffix}")
     assert isinstance(artifact, Artifact)
+    WRITTEN[module.__name__, id(graph)] = (graph, artifact)  # the graph too, so that no other one gets its id
     return artifact
 
 
