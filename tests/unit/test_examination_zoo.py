@@ -64,19 +64,19 @@ def test_mistake_is_found(shared_data: Path, tmp_path: Path, name: str, mistake:
 
 
 @pytest.mark.parametrize(
-    ("name", "scaling", "kind", "fix"),
+    ("name", "scaling", "expected"),
     [
-        ("resnet20_jpeg", "0..1", "normalisation", "mean = [0.485, 0.456, 0.406]"),
-        ("resnet20_jpeg", "-1..1", "normalisation", "std = [0.229, 0.224, 0.225]"),
-        ("resnet20_jpeg", "0..255", "scale", "mean = [0.485, 0.456, 0.406]"),
-        ("resnet8_jpeg", "0..1", "scale", "std = [0.003921569, 0.003921569, 0.003921569]"),
-        ("resnet8_jpeg", "ImageNet's mean and std", "scale", "mean = [0, 0, 0]"),
-        ("efficientnet_lite0", "ImageNet's mean and std", "normalisation", "mean = [0.5, 0.5, 0.5]"),
-        ("efficientnet_lite0", "0..1", "normalisation", "std = [0.5, 0.5, 0.5]"),
+        ("resnet20_jpeg", "0..1", ("normalisation", "mean = [0.485, 0.456, 0.406]")),
+        ("resnet20_jpeg", "-1..1", ("normalisation", "std = [0.229, 0.224, 0.225]")),
+        ("resnet20_jpeg", "0..255", ("scale", "mean = [0.485, 0.456, 0.406]")),
+        ("resnet8_jpeg", "0..1", ("scale", "std = [0.003921569, 0.003921569, 0.003921569]")),
+        ("resnet8_jpeg", "ImageNet's mean and std", ("scale", "mean = [0, 0, 0]")),
+        ("efficientnet_lite0", "ImageNet's mean and std", ("normalisation", "mean = [0.5, 0.5, 0.5]")),
+        ("efficientnet_lite0", "0..1", ("normalisation", "std = [0.5, 0.5, 0.5]")),
     ],
 )
 def test_wrong_recipe_is_found_with_the_keys_to_write(
-    shared_data: Path, tmp_path: Path, name: str, scaling: str, kind: str, fix: str
+    shared_data: Path, tmp_path: Path, name: str, scaling: str, expected: tuple[str, str]
 ) -> None:
     _, network = opened(shared_data, name)
     given = next(known for known in usual_scalings(3) if known.name == scaling)
@@ -87,6 +87,7 @@ def test_wrong_recipe_is_found_with_the_keys_to_write(
     crop = "crop = 224\n" if name == "efficientnet_lite0" else ""
     (tmp_path / "wrong.toml").write_text(f'source = "{shared_data / source}"\nsplit = "{split}"\n{crop}{keys}')
     (finding,) = examine(open_dataset(str(tmp_path / "wrong.toml")), network, effort=BUILD).findings
+    kind, fix = expected
     assert finding.kind == kind
     assert fix in finding.sentence
     assert f"scaled as {scaling}" in finding.sentence
