@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgeport.dataset.decode import Preprocess
     from edgeport.types import Model
 
+FEWEST_TENSORS = 10  # whose ranges tell how they grow; the mean of fewer depends on chance
+VALUES = 2_500_000  # of all samples that a network sees; many small pictures cost what few large ones do
 SET_APART = 5.0  # factor between the standard deviations of two data sets for one network that is called a scale error
 
 
@@ -40,10 +42,6 @@ class Effort:
     asked: int
     large: int
     is_thorough: bool
-
-
-FEWEST_TENSORS = 10  # whose ranges tell how they grow; the mean of fewer depends on chance
-VALUES = 2_500_000  # of all samples together; more samples of small pictures cost no more
 
 
 BUILD = Effort(looked_at=512, probed=64, asked=32, large=32, is_thorough=False)

@@ -12,6 +12,7 @@ from examination_case import arrays
 
 from edgeport.dataset import Dataset, open_dataset
 from edgeport.examination import BUILD, examine
+from edgeport.examination.scaling import usual_scalings
 from edgeport.graph.network import load_network
 from edgeport.stages.trace import Trace
 from edgeport.types import Model
@@ -63,36 +64,33 @@ def test_mistake_is_found(shared_data: Path, tmp_path: Path, name: str, mistake:
 
 
 @pytest.mark.parametrize(
-    ("name", "mean", "std", "kind", "fix"),
+    ("name", "scaling", "expected"),
     [
-        ("resnet20_jpeg", (0, 0, 0), (1, 1, 1), "normalisation", "mean = [0.485, 0.456, 0.406]"),
-        ("resnet20_jpeg", (0.5,) * 3, (0.5,) * 3, "normalisation", "std = [0.229, 0.224, 0.225]"),
-        ("resnet20_jpeg", (0, 0, 0), (1 / 255,) * 3, "scale", "mean = [0.485, 0.456, 0.406]"),
-        ("resnet8_jpeg", (0, 0, 0), (1, 1, 1), "scale", "std = [0.003921569, 0.003921569, 0.003921569]"),
-        ("resnet8_jpeg", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "scale", "mean = [0, 0, 0]"),
-        ("efficientnet_lite0", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "normalisation", "mean = [0.5, 0.5, 0.5]"),
-        ("efficientnet_lite0", (0, 0, 0), (1, 1, 1), "normalisation", "std = [0.5, 0.5, 0.5]"),
+        ("resnet20_jpeg", "0..1", ("normalisation", "mean = [0.485, 0.456, 0.406]")),
+        ("resnet20_jpeg", "-1..1", ("normalisation", "std = [0.229, 0.224, 0.225]")),
+        ("resnet20_jpeg", "0..255", ("scale", "mean = [0.485, 0.456, 0.406]")),
+        ("resnet8_jpeg", "0..1", ("scale", "std = [0.003921569, 0.003921569, 0.003921569]")),
+        ("resnet8_jpeg", "ImageNet's mean and std", ("scale", "mean = [0, 0, 0]")),
+        ("efficientnet_lite0", "ImageNet's mean and std", ("normalisation", "mean = [0.5, 0.5, 0.5]")),
+        ("efficientnet_lite0", "0..1", ("normalisation", "std = [0.5, 0.5, 0.5]")),
     ],
 )
-def test_wrong_recipe_is_found_with_the_keys_to_write(  # noqa: PLR0917  # a case a row
-    shared_data: Path,
-    tmp_path: Path,
-    name: str,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    kind: str,
-    fix: str,
+def test_wrong_recipe_is_found_with_the_keys_to_write(
+    shared_data: Path, tmp_path: Path, name: str, scaling: str, expected: tuple[str, str]
 ) -> None:
     _, network = opened(shared_data, name)
+    given = next(known for known in usual_scalings(3) if known.name == scaling)
     source, split = ("imagenet-sample/imagenet-calibrate.npz", "0:64")
     if name.startswith("resnet"):
         source, split = ("cifar10/cifar10-train.npz", "45000:45064")
+    keys = f"mean = {list(given.mean)}\nstd = {list(given.std)}\n"
     crop = "crop = 224\n" if name == "efficientnet_lite0" else ""
-    text = f'source = "{shared_data / source}"\nsplit = "{split}"\n{crop}mean = {list(mean)}\nstd = {list(std)}\n'
-    (tmp_path / "wrong.toml").write_text(text)
+    (tmp_path / "wrong.toml").write_text(f'source = "{shared_data / source}"\nsplit = "{split}"\n{crop}{keys}')
     (finding,) = examine(open_dataset(str(tmp_path / "wrong.toml")), network, effort=BUILD).findings
+    kind, fix = expected
     assert finding.kind == kind
     assert fix in finding.sentence
+    assert f"scaled as {scaling}" in finding.sentence
 
 
 def test_an_autoencoder_of_vectors_is_left_alone(shared_data: Path, tmp_path: Path) -> None:
