@@ -102,3 +102,17 @@ def test_features_are_words_of_the_processors_list() -> None:
     assert features <= set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     if platform.machine() == "x86_64":
         assert {"fpu", "sse2"} <= features  # every x86-64 has them
+
+
+def test_emulator_is_looked_for_and_its_absence_told_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        pytest.skip("qemu:haswell needs Linux on x86_64")
+    monkeypatch.setenv("EDGEPORT_QEMU", "")
+    assert machine()["emulation"].startswith("qemu-x86_64 not found: apt-get install qemu-user")
+    program = tmp_path / "qemu-x86_64"
+    program.write_text("#!/bin/sh\necho qemu-x86_64 version 7.2.22\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("EDGEPORT_QEMU", str(tmp_path))
+    assert machine()["emulation"] == f"qemu:haswell by 7.2.22 of {program}"
