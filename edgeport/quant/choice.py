@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from edgeport.quant.affine import asymmetric
+from edgeport.quant.affine import Affine, asymmetric
 from edgeport.quant.calibration import Choice
 from edgeport.quant.downstream import SMALLEST_RMS, Downstream
 from edgeport.quant.observer import outermost_samples
@@ -137,7 +137,9 @@ class Chooser:
                 same = tuple(mapping.values())
                 if same not in done:
 
-                    def rounding(key: str, value: torch.Tensor, mapping: Mapping = mapping) -> torch.Tensor | None:
+                    def rounding(
+                        key: str, value: torch.Tensor, mapping: Mapping[str, Affine] = mapping
+                    ) -> torch.Tensor | None:
                         affine = mapping.get(key)
                         return fake_quantize(value, affine) if affine and value.is_floating_point() else None
 
