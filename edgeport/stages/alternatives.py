@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 SECONDS = 1.0  # of timing, three files together
 SAMPLES = 200  # of the tune data at most: agreement in steps of half a percent
 LOST_COSINE = 0.002  # that much lower a lowest cosine is within what any change of rounding does
-SLOWER = 1.05  # a layer counts as slower in int8 from this ratio on
+SLOWER = 1.25  # a layer counts as slower in int8 from this ratio on: times of single operators are noisy
+WORTH_A_TRY = 0.07  # share of all layers' time that float32 for the slower ones must promise to save
 FOLLOWERS = ("Relu", "Clip", "Add")  # ONNX operators that a float kernel takes along, and is then named after
 LAYERS = ("Conv", "Gemm", "MatMul")
 SIGNED = frozenset({"onnxruntime", "openvino"})  # runtimes whose files may have either sign
@@ -65,7 +66,9 @@ def alternatives(backend: str, times: Mapping[str, tuple[float, float]]) -> list
     """
     found: list[tuple[str, dict[str, Any]]] = []
     slower = sorted(key for key, (integer, floating) in times.items() if integer > SLOWER * floating)
-    if slower and len(slower) < len(times):
+    saved = sum(times[key][0] - times[key][1] for key in slower)
+    all_time = sum(integer for integer, _ in times.values())
+    if slower and len(slower) < len(times) and saved >= WORTH_A_TRY * all_time:
         named = ", ".join(slower[:3]) + (f" and {len(slower) - 3} more" if len(slower) > 3 else "")
         raised = dict.fromkeys(slower, "float32")
         found.append((f"float32 for what is slower in int8 ({named})", {"raised": raised}))

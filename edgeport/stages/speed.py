@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from edgeport.devices import host
+from edgeport.errors import LoweringError
 from edgeport.formats import reader_of
 from edgeport.formats.slow_spots import SlowSpot, plain, sentence, slow_spots
 from edgeport.quant.scheme import Scheme
@@ -127,6 +128,7 @@ class _Search:
         self.make, self.floating, self.setting = make, floating, setting
         self.threads = setting.profile.threads
         self.label: Callable[[str], str] = _Labels(setting.graph)
+        self.refused: list[str] = []  # a sentence an alternative that cannot be written
 
     def choose(self, scheme: Scheme) -> Choice:
         tried: list[Tried] = []
@@ -142,7 +144,7 @@ class _Search:
         ran = host.profile((lowered.artifact.path,), threads=self.threads, runs=RUNS)[0]
         executed = reader_of(lowered.artifact.path).executed_operators(lowered.artifact.path)
         spots = slow_spots(lowered.costs, executed, ran, self.label)
-        notes = [*self._verdict(lowered, timing, float_timing, tried), *self._spots(spots)]
+        notes = [*self.refused, *self._verdict(lowered, timing, float_timing, tried), *self._spots(spots)]
         return Choice(
             scheme=scheme,
             origin=self.setting.origin,
@@ -166,7 +168,11 @@ class _Search:
         times = layer_times(self.setting.graph(), ran, float_ran)
         contents = {_content(self.make(scheme))}
         for change, edit in alternatives(self.setting.profile.backend, times):
-            candidate = self.make(replace(scheme, **edit))
+            try:
+                candidate = self.make(replace(scheme, **edit))
+            except LoweringError as error:  # the target has a file already; only this form of it cannot be
+                self.refused.append(f"not possible: {change}: {error}")
+                continue
             if _content(candidate) in contents:  # this network has nothing that the choice is about
                 continue
             contents.add(_content(candidate))

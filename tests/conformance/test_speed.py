@@ -12,6 +12,7 @@ from lowering_case import float_graph, profile, samples
 from edgeport.backends import NAMES, backend
 from edgeport.dataset import Dataset, open_dataset
 from edgeport.devices import host
+from edgeport.errors import LoweringError
 from edgeport.quant.scheme import Scheme
 from edgeport.stages.alternatives import layer_times
 from edgeport.stages.lower import Lowered, lower
@@ -143,3 +144,18 @@ def test_layer_in_float_is_a_spot_with_its_share_of_the_work(tmp_path: Path) -> 
     spot = next(spot for spot in choice.slow_spots if (spot.kind, spot.operator) == ("float", "Gemm"))
     assert spot.layers == (key,)
     assert spot.macs_share == pytest.approx(32 * 32 / (20 * 32 + 32 * 32 + 32 * 6))
+
+
+def test_alternative_that_cannot_be_written_is_said_and_passed_over(tmp_path: Path) -> None:
+    case = Case("two_by_two", "onnxruntime", tmp_path)
+
+    def write(scheme: Scheme) -> Lowered:
+        if not scheme.per_channel:
+            raise LoweringError("this runtime has no such file")
+        return case.lower(scheme)
+
+    setting = Setting(profile=case.profile, origin="measured", tune=case.tune(), graph=lambda: case.graph)
+    choice = choose_fast(case.store, write, case.floating, Scheme.of(case.profile), setting)
+    assert choice.notes[0].startswith("not possible: one weight scale a layer")
+    assert choice.notes[0].endswith("this runtime has no such file")
+    assert choice.scheme.per_channel

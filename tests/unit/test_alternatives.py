@@ -12,10 +12,15 @@ def fields(backend: str, times: dict[str, tuple[float, float]]) -> list[dict[str
 
 
 def test_layers_that_are_slower_in_int8_are_tried_in_float() -> None:
-    times = {"stem/conv2d": (1.0, 2.0), "head/linear": (0.3, 0.2), "near/linear": (1.02, 1.0)}
+    times = {"stem/conv2d": (0.5, 2.0), "head/linear": (0.3, 0.2), "near/linear": (0.2, 0.18)}
     (sentence, edit), *_ = alternatives("onnxruntime", times)
-    assert edit == {"raised": {"head/linear": "float32"}}  # 2 % slower is noise
+    assert edit == {"raised": {"head/linear": "float32"}}  # 11 % slower is noise
     assert sentence == "float32 for what is slower in int8 (head/linear)"
+
+
+def test_layers_that_hardly_count_are_left_alone() -> None:
+    times = {"stem/conv2d": (1.0, 2.0), "head/linear": (0.03, 0.02)}  # 0.01 of 1.03 ms could be saved
+    assert fields("tflite", times) == [{"per_channel": False}]
 
 
 def test_no_float_file_in_disguise_is_tried() -> None:
