@@ -10,7 +10,7 @@ from edgeport.debugging.files import AGAIN, ModelFile, find_files, read_facts
 from edgeport.debugging.inputs import Sample, choose_samples
 from edgeport.debugging.median import known_layers, study_by_median
 from edgeport.debugging.network import Network, open_network
-from edgeport.debugging.probe import Probe, open_probe
+from edgeport.debugging.probe import Probe, check_runs, open_probe
 from edgeport.debugging.study import Layers, Study, study
 from edgeport.debugging.verdict import Verdict, judge
 from edgeport.errors import ConfigError, MissingPackageError
@@ -71,7 +71,7 @@ def debug(folder: Path, *, data: str | None = None, count: int = 8) -> Debugged:
     samples, described = choose_samples(facts, sound, lambda: _input_spans(sound), data=data, count=count)
     network, doubt = _network(folder, samples)
     keys = network.keys if network is not None else known_layers(sound)
-    probes, refused = _probes(sound, keys)
+    probes, refused = _probes(sound, keys, samples[0])
     unread = damaged | refused
     if network is not None:
         studies = study(network, probes, samples)
@@ -118,8 +118,8 @@ def _sound(files: Sequence[ModelFile]) -> tuple[tuple[ModelFile, ...], Refused]:
     return tuple(found), reasons
 
 
-def _probes(files: Sequence[ModelFile], keys: Sequence[str]) -> tuple[dict[ModelFile, Probe], Refused]:
-    """Return the loaded files, and name -> why not of those that their runtime refuses.
+def _probes(files: Sequence[ModelFile], keys: Sequence[str], sample: Sample) -> tuple[dict[ModelFile, Probe], Refused]:
+    """Return the files that run one sample, and name -> why not of those that their runtime refuses.
 
     Raises:
         ConfigError: it refuses all, or no runtime is installed.
@@ -128,7 +128,9 @@ def _probes(files: Sequence[ModelFile], keys: Sequence[str]) -> tuple[dict[Model
     reasons: Refused = {}
     for file in files:
         try:
-            found[file] = open_probe(file, keys)
+            probe = open_probe(file, keys)
+            check_runs(file, probe, sample)
+            found[file] = probe
         except (ConfigError, MissingPackageError) as error:
             reasons[file.name] = error
     if not found:

@@ -75,7 +75,7 @@ def _interface(file: ModelFile) -> tuple[tuple[tuple[int, ...], ...], tuple[str,
             raise ConfigError(f"'{file.name}' has no input '{binding.tensor}'; it has {', '.join(infos)}")
         sizes = tuple(infos[binding.tensor].shape[1:])
         shapes.append((sizes[-1], *sizes[:-1]) if binding.channels_last else sizes)
-        dtypes.append(infos[binding.tensor].dtype)
+        dtypes.append("float32" if infos[binding.tensor].quantization else infos[binding.tensor].dtype)
     return tuple(shapes), tuple(dtypes)
 
 

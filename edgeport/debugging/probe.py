@@ -68,6 +68,19 @@ def open_probe(file: ModelFile, keys: Sequence[str]) -> Probe:
         raise ConfigError(f"{file.runtime} refuses '{file.name}': {str(error).splitlines()[0]}") from error
 
 
+def check_runs(file: ModelFile, probe: Probe, sample: Arrays) -> None:
+    """Run one sample.
+
+    Raises:
+        ConfigError: the file loads but fails, because its sizes do not fit each other, say.
+    """
+    try:
+        probe.run(sample)
+    except Exception as error:  # vendor's edge: three runtimes, no common class of errors
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"{file.runtime} cannot run '{file.name}': {reason}") from error
+
+
 def channels_first(array: np.ndarray, *, moved: bool) -> np.ndarray:
     """Return an output in PyTorch's layout."""
     return np.moveaxis(array, -1, 1) if moved and array.ndim > 2 else array
