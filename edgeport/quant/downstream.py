@@ -109,7 +109,7 @@ class _Recorder(Interpreter):
         key = self.keys.get(n.name)
         if key in self.wanted and isinstance(result, torch.Tensor) and result.is_floating_point():
             if not result.requires_grad:
-                result.requires_grad_(requires_grad=True)  # an input, or what an integer input was looked up in
+                result.requires_grad_()  # an input, or what an integer input was looked up in
             self.values[str(key)] = result
         return result
 

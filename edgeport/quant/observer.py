@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,7 @@ def outermost_samples(observers: Iterable[Observer], count: int) -> list[int]:
     A sample gains, an end of an activation, the square of how far it reaches past the `OUTERMOST`-th sample, as a share
     of the furthest reach: the squared error that clipping there would make.
     """
-    scores: Counter[int] = Counter()
+    scores: defaultdict[int, float] = defaultdict(float)
     for observer in observers:
         for extremes, holders in zip(observer.extremes, observer.holders, strict=True):
             if np.isfinite(extremes).all() and extremes[0] > max(extremes[-1], 0.0):

@@ -164,8 +164,8 @@ class _Ends:
         middle = BINS // 2
         first = middle + min(0, int(np.floor(seen.low / width)))
         last = middle + max(0, int(np.floor(seen.high / width)) + 1)  # one past the bin of the largest
-        lows = (np.arange(first, middle + 1) - middle) * width
-        highs = (np.arange(middle, last + 1) - middle) * width
+        lows = np.arange(first - middle, 1, dtype=np.float64) * width
+        highs = np.arange(0, last - middle + 1, dtype=np.float64) * width
         lows[0], highs[-1] = min(seen.low, 0.0), max(seen.high, 0.0)
         moments = np.stack([counts, counts * centres, counts * centres**2])
         sums = np.concatenate([np.zeros((3, 1)), np.cumsum(moments, axis=1)], axis=1)
@@ -208,7 +208,8 @@ class _Ends:
 
 def _spread(sums: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return sum c (x - end)**2 from the sums of c, c x and c x**2; never below zero by rounding."""
-    return np.maximum(sums[2] - 2 * end * sums[1] + end**2 * sums[0], 0.0)
+    found: NDArray[np.float64] = np.maximum(sums[2] - 2 * end * sums[1] + end**2 * sums[0], 0.0)
+    return found
 
 
 def _xlogx(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -196,7 +196,7 @@ def test_activation_that_is_not_finite_is_named(tmp_path: Path) -> None:
     assert has_sound_scales(calibrated(tmp_path, model, noise())[0])
     net = Root()
     nn.init.zeros_(net.conv.weight)
-    nn.init.ones_(net.conv.bias)
+    nn.init.ones_(net.get_parameter("conv.bias"))
     model = traced(net, torch.from_numpy(noise(1)))
     with torch.no_grad():
         model.module.get_parameter("conv.bias").fill_(-1.0)
