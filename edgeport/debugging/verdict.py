@@ -34,7 +34,7 @@ SPAN_DB = 3.0
 SPAN_SHARE = 0.1  # of the width of the others' range
 FRAGILE_DB = 10.0
 LOW_DB = 35.0
-FALL_DB = 3.0  # what an error that matters takes from the SQNR here or at the layers that read it
+FALL_DB = 5.0  # its own error is more than twice all that came in, here or at the layers that read it
 BLAME_SHARE = 2.0  # how many times larger the outliers of the layer behind must be to be blamed before the one ahead
 UNQUANTIZED_DB = 70.0  # a layer above that only moves values, or runs in float
 AGREE_DB = 1.0  # float files that are this close to each other are wrong in the same way
@@ -188,7 +188,7 @@ def _fall(key: str, found: Study) -> float:
     sums = found.layers[key]
     here = sums.arriving.sqnr_db - sums.whole.sqnr_db
     readers = [name for name, effect in sums.effects.items() if effect.sqnr_db < sums.own.sqnr_db]
-    there = [sums.whole.sqnr_db - found.layers[name].arriving.sqnr_db for name in readers if name in found.layers]
+    there = [sums.arriving.sqnr_db - found.layers[name].arriving.sqnr_db for name in readers if name in found.layers]
     return max([here, *there])
 
 
