@@ -17,7 +17,7 @@ from edgeport.errors import ConfigError
 from edgeport.graph.canonical import attribute, canonicalize
 from edgeport.graph.provenance import provenance_keys
 from edgeport.graph.stored import restore_network
-from edgeport.stages.persistence import NETWORK, WEIGHTS
+from edgeport.stages.persistence import EQUALIZED, EQUALIZED_NETWORK, NETWORK, WEIGHTS
 
 ACTIVATIONS = frozenset({"relu", "relu6", "hardtanh", "clamp", "relu_", "relu6_", "hardtanh_", "clamp_"})
 WITH_WEIGHTS = ("conv", "linear", "addmm")
@@ -154,6 +154,8 @@ def open_network(folder: Path, example: Sequence[np.ndarray]) -> Network | None:
         ConfigError: its files are damaged, or do not take such samples.
     """
     graph, weights = folder / NETWORK, folder / WEIGHTS
+    if (folder / EQUALIZED).is_file():
+        graph, weights = folder / EQUALIZED_NETWORK, folder / EQUALIZED
     if not graph.is_file() or not weights.is_file():
         return None
     from safetensors import SafetensorError

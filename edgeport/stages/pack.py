@@ -15,7 +15,7 @@ from edgeport.devices import agent_file
 from edgeport.errors import ConfigError
 from edgeport.manifest import manifest
 from edgeport.stages.lower import BINDINGS
-from edgeport.stages.persistence import NETWORK, STRUCTURE, WEIGHTS
+from edgeport.stages.persistence import PACKED
 from edgeport.store import copy_atomic, is_running, write_atomic
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
     """
     with _staging(folder) as staging:
         _write_targets(staging, built, classes)
-        for part in (WEIGHTS, STRUCTURE, NETWORK):
+        for part in PACKED:
             if holders := [stage / part for stage in stage_folders if (stage / part).is_file()]:
                 copy_atomic(holders[-1], staging / part)
         files = [file for file in staging.rglob("*") if file.is_file()]
@@ -114,7 +114,7 @@ def _move(staging: Path, folder: Path, files: Sequence[Path], *, targets: Sequen
                 old.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not there, or something of the user's is in it
             (folder / target).rmdir()
-    for part in (WEIGHTS, STRUCTURE, NETWORK):
+    for part in PACKED:
         if not (staging / part).exists():
             (folder / part).unlink(missing_ok=True)
     for file in (*files, staging / MANIFEST, staging / REPORT):

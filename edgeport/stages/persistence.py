@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 WEIGHTS, STRUCTURE, CALIBRATION, RECORD = "model.safetensors", "structure.json", "calibration.npz", "record.json"
 NETWORK = "network.json"  # the graph that the weights belong to
-EQUALIZED, CORRECTIONS = "equalized.safetensors", "corrections.npz"
+EQUALIZED, EQUALIZED_NETWORK = "equalized.safetensors", "equalized.json"  # what is lowered, where it was equalized
+CORRECTIONS = "corrections.npz"
+PACKED = (WEIGHTS, STRUCTURE, NETWORK, EQUALIZED, EQUALIZED_NETWORK)  # parts of an output folder
 
 
 def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
@@ -35,8 +37,8 @@ def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
         state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
         file = EQUALIZED if record.name == "equalize" else WEIGHTS
         (folder / file).write_bytes(save(state))  # save_file hides a full disk in an error of its own
-        if file == WEIGHTS and (network := store_network(model.module)) is not None:
-            (folder / NETWORK).write_bytes(network)
+        if (network := store_network(model.module)) is not None:
+            (folder / (NETWORK if file == WEIGHTS else EQUALIZED_NETWORK)).write_bytes(network)
     if "structure" in record.metrics:
         (folder / STRUCTURE).write_bytes(
             msgspec.json.format(msgspec.json.encode(record.metrics["structure"]), indent=1)
