@@ -131,7 +131,8 @@ class _Accounts:
             if operator.inputs and all(name in self.constants for name in operator.inputs):
                 folded = sum(self.constants[name] for name in set(operator.inputs))
                 self.constants.update(dict.fromkeys(operator.outputs, folded))
-                self.stored.update(dict.fromkeys(operator.outputs, self._stored(operator.inputs[0])))
+                for name in operator.outputs:  # a folded quantizer has its own format already
+                    self.stored.setdefault(name, self._stored(operator.inputs[0]))
                 continue
             self.live.append(operator)
             self.producer.update(dict.fromkeys(operator.outputs, operator))

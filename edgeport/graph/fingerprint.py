@@ -29,7 +29,7 @@ def network_fingerprint(network: nn.Module, folder: Path | None) -> str:
     for path, module in network.named_modules():
         kind = type(module)
         state.update(f"{path}={kind.__module__}.{kind.__qualname__}{_plain_attributes(module)}\n".encode())
-        if source := inspect.getsourcefile(kind):
+        if source := _source_of(kind):
             sources.add(Path(source))
     if folder is not None:
         sources |= {file for file in _loaded_files() if file.is_relative_to(folder)}
@@ -41,6 +41,15 @@ def network_fingerprint(network: nn.Module, folder: Path | None) -> str:
     for content in sorted(named):  # by content: where the files lie must not decide their order
         state.update(content)
     return state.hexdigest()
+
+
+def _source_of(kind: type[nn.Module]) -> str | None:
+    """Return the file that a module class comes from; None where there is none."""
+    try:
+        return inspect.getsourcefile(kind)
+    except TypeError:  # the user's code loaded its file without putting it into sys.modules
+        code = getattr(kind.forward, "__code__", None)
+        return code.co_filename if code is not None and Path(code.co_filename).is_file() else None
 
 
 def _bytes() -> object:

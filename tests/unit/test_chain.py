@@ -58,7 +58,7 @@ def test_records_say_what_each_stage_did(built: tuple[Project, Chain]) -> None:
     assert prune.options == {"ratio": 0.4, "channel_multiple": 8, "importance": "l1"}
     assert (distill.metrics["epochs"], distill.metrics["samples"]) == (1, 64)
     assert calibrate.metrics["samples"] == 20  # of 24, four are kept for tuning
-    assert calibrate.options == {"method": "minmax", "percent": 99.99}
+    assert calibrate.options == {"method": "auto"}
     assert all(record.seconds >= 0 for record in chain.records())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -132,3 +133,18 @@ def test_fingerprint_does_not_depend_on_the_folder(tmp_path: Path) -> None:
         (tmp_path / place).mkdir()
         found.append(fingerprint_elsewhere(written(tmp_path / place, "moved_net"), "0"))
     assert found[0] == found[1]
+
+
+def test_a_class_from_a_file_loaded_by_hand_counts_by_its_source(tmp_path: Path) -> None:
+    def fingerprint(text: str) -> str:
+        (tmp_path / "by_hand.py").write_text(text)
+        spec = importlib.util.spec_from_file_location("by_hand", tmp_path / "by_hand.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)  # not in sys.modules
+        return network_fingerprint(module.Net(), None)
+
+    text = "from torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return x\n"
+    assert fingerprint(text) == fingerprint(text)
+    assert fingerprint(text) != fingerprint(text.replace("return x", "return x + 1"))

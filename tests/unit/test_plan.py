@@ -63,6 +63,7 @@ def test_every_default_is_a_value() -> None:
         "calibration": "auto",
         "corrections": "auto",
         "tune": None,
+        "input": None,
         "threads": 1,
         "channel_multiple": 8,
     }
