@@ -1,8 +1,7 @@
 """Is int8 faster than float? Measured on the target's runtime, with what that runtime offers tried where it is not.
 
 The default scheme stays unless another one is faster by a clear margin, agrees with float on the tune data as often,
-and makes int8 the faster file: a slow int8 file that is a little less slow is worth nothing, and would be chosen by
-chance.
+and makes int8 the faster file: a slow one that is a little less slow is worth nothing, and would be chosen by chance.
 What was chosen lies in the store: a rebuild gives the same bytes, whatever the clock says that day.
 """
 
