@@ -2,8 +2,9 @@
 
 A layer is measured alone: its input and its weight are rounded, everything else stays float32, and the class
 probabilities are compared by Kullback-Leibler divergence (Kullback and Leibler, "On Information and Sufficiency", 1951,
-equation 2.4). The other way round, all layers rounded but one, was tried and ranks worse where two layers are fragile:
-with the other one still rounded, relief of one hardly shows.
+equation 2.4). The other way round, all layers rounded but one, finds fragile layers as well, but sorts the rest worse
+and costs 1.5 times as much: divergence left on ResNet-20 after raising the first 3 and 5 layers 0.00067 and 0.00063,
+instead of 0.00052 and 0.00048 with this ranking (0.00073 in plain int8, 300 CIFAR-10 images).
 """
 
 from __future__ import annotations

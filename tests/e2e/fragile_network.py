@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgeport.demo.data import split
-from edgeport.demo.net import digits
+from edgeport.demo.net import DigitsNet, digits
 
 SPREAD = 100.0
 
@@ -15,13 +15,12 @@ def fragile() -> nn.Module:
     """Return the embedded network with one layer of hundredfold weight spread; its function in float is the same.
 
     The eight channels after the depthwise convolution that are largest anyway get a hundred times larger, and the
-    weights that read them a hundred times smaller. One scale a tensor leaves the other 24 channels a few of 256 steps.
+    weights that read them a hundred times smaller. One scale a tensor leaves the other 24 a few of 256 steps.
     """
     network = digits()
+    assert isinstance(network, DigitsNet)
     peaks: list[torch.Tensor] = []
-    norm, reader = network.get_submodule("downsample.bn1"), network.get_submodule("downsample.pointwise")
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert isinstance(reader, nn.Conv2d)
+    norm, reader = network.downsample.bn1, network.downsample.pointwise
     handle = norm.register_forward_hook(lambda *found: peaks.append(found[-1].amax((0, 2, 3))))
     with torch.no_grad():
         network(torch.from_numpy(split("calibrate")[0]))
