@@ -31,9 +31,9 @@ from edgeport.validation import isa
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {
-    "resnet20_jpeg": ("cifar10", 10_000),
-    "resnet56": ("cifar10", 10_000),
-    "resnet8_jpeg": ("cifar10-255", 10_000),
+    "resnet20_jpeg": ("cifar10", 4_000),
+    "resnet56": ("cifar10", 4_000),
+    "resnet8_jpeg": ("cifar10-255", 4_000),
     "efficientnet_lite0": ("imagenet", 800),
 }
 RUNTIMES = {"tflite": ("arm64", ".tflite"), "openvino": ("intel", ".xml"), "onnx": ("cpu", ".onnx")}
