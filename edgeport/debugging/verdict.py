@@ -8,7 +8,7 @@ computes wrongly and not one behind it. Three rules:
 - int8, against the others: all files have the same ranges and the same float weights, so the same layer has about the
   same error in each (within 3 dB on ResNet-20; 7-bit weights instead of 8-bit cost up to 6). A file whose layer is
   ODD_DB worse than in every other int8 file that computes it in integers (or twice that worse than in one), or SPAN_DB
-  worse with another range, is odd.
+  worse with another range, is odd; the former unless its error is as small as 8 bits allow (GOOD_DB).
 - int8, against itself: a layer FRAGILE_DB worse than the file's median layer, and below LOW_DB, is fragile: 8 bits are
   too few for it, in whatever file; unless so much error came in already that this takes less than FALL_DB. Where it
   makes a value whose small channels the next layer needs, and that layer is fragile too, the one with the larger
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FLOAT_DB = {"float32": 60.0, "float16": 40.0}
 ODD_DB = 10.0
+GOOD_DB = 40.0  # an error of 1 %: 8 bits do no better, and a runtime that keeps its last result in float does
 SPAN_DB = 3.0
 SPAN_SHARE = 0.1  # of the width of the others' range
 FRAGILE_DB = 10.0
@@ -193,10 +194,11 @@ def _fall(key: str, found: Study) -> float:
 
 
 def _is_odd(key: str, found: Study, others: Sequence[Study], peers: Sequence[float]) -> bool:
-    deficit = min(peers) - found.layers[key].own_db
+    own = found.layers[key].own_db
+    deficit = min(peers) - own
     has_other_span = _other_spans(key, found, others) is not None
-    two_are_wrong = max(peers) - found.layers[key].own_db >= 2 * ODD_DB
-    return deficit >= ODD_DB or (deficit >= SPAN_DB and has_other_span) or two_are_wrong
+    is_far_worse = deficit >= ODD_DB or max(peers) - own >= 2 * ODD_DB
+    return (is_far_worse and own < GOOD_DB) or (deficit >= SPAN_DB and has_other_span)
 
 
 def _other_spans(key: str, found: Study, others: Sequence[Study]) -> tuple[float, float] | None:

@@ -63,6 +63,10 @@ def open_data(plan: Plan, store: Store) -> Data:
     else:
         calibrate, evaluate = _hold_out(calibrate)
     calibrate = calibrate if plan.precision == "int8" else None
+    for name, other in (("--calibrate", calibrate), ("--train", train)):
+        if other is not None:
+            _check_alike(name, other, "--evaluate", evaluate)
+            _check_disjoint(store, name, other, "--evaluate", evaluate)
     tune = None
     if calibrate is not None and plan.tune is not None:
         tune = open_dataset(plan.tune)
@@ -70,12 +74,10 @@ def open_data(plan: Plan, store: Store) -> Data:
         _check_disjoint(store, "--calibrate", calibrate, "--tune", tune)
     elif calibrate is not None and len(calibrate) >= FEWEST_TO_SPLIT:
         calibrate, tune = _hold_out(calibrate)
-    data = Data(calibrate=calibrate, evaluate=evaluate, train=train, tune=tune)
-    for name, other in (("--calibrate", data.calibrate), ("--train", data.train), ("--tune", data.tune)):
-        if other is not None:
-            _check_alike(name, other, "--evaluate", evaluate)
-            _check_disjoint(store, name, other, "--evaluate", evaluate)
-    return data
+    if tune is not None:
+        _check_alike("--tune", tune, "--evaluate", evaluate)
+        _check_disjoint(store, "--tune", tune, "--evaluate", evaluate)
+    return Data(calibrate=calibrate, evaluate=evaluate, train=train, tune=tune)
 
 
 class _Place(msgspec.Struct, frozen=True):

@@ -220,7 +220,7 @@ def test_build_goes_on_where_the_emulator_fails(tmp_path: Path, monkeypatch: pyt
 def test_files_that_cannot_meet_such_a_processor_are_not_emulated(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = write(dense(63), ".onnx", tmp_path)
-    assert _proven(path, tmp_path, "intel") == _proven(path, tmp_path, "arm64") == Proven()
+    assert _proven(path, tmp_path, "intel-vnni") == _proven(path, tmp_path, "arm64") == Proven()
     assert _proven(path, tmp_path, "cpu", "float32") == Proven()
 
 

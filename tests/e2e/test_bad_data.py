@@ -123,7 +123,7 @@ def test_samples_of_two_shapes_are_refused(tmp_path: Path, flag: str) -> None:
     for number, name in enumerate(("calibrate", "evaluate", "train")):
         save(tmp_path / f"{name}.npz", samples(number)[..., :8] if name == flag else samples(number))
     files = [f"--{name}={name}.npz" for name in ("calibrate", "evaluate", "train")]
-    words = (f"--{flag} has samples of 3x12x8 float32", "the evaluation of 3x12x12 float32")
+    words = (f"--{flag} has samples of 3x12x8 float32", "--evaluate of 3x12x12 float32")
     refused(attempt(tmp_path, *files, "--distill=1"), 2, *words, output=tmp_path / "out")
 
 

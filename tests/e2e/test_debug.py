@@ -140,7 +140,7 @@ def test_without_torch_the_median_of_the_runtimes_is_the_reference(
     first = found.verdict.first["onnxruntime float32"]
     assert first is not None
     assert first.layer == "/relu_1"  # the convolution in it is not known without the graph
-    assert found.verdict.odd == ("onnxruntime float32",)
+    assert found.verdict.odd == ("onnxruntime float32",), sentences(found)
 
 
 def test_command_prints_table_verdict_and_plot(biased_build: Build, tmp_path: Path) -> None:

@@ -153,9 +153,9 @@ def test_tuning_sample_that_is_calibrated_or_evaluated_on_is_told(ready: Project
             opened(ready, tune=str(tune))
 
 
-def test_held_out_tuning_sample_that_is_evaluated_on_is_told(ready: Project) -> None:
+def test_held_out_tuning_sample_that_is_evaluated_on_is_told_by_its_number(ready: Project) -> None:
     path = shared(ready, "mixed.npz", ready.options.calibrate, [9])  # the second of those held out
-    with pytest.raises(ConfigError, match=r"1 sample is in both --tune and --evaluate \(first: sample 1"):
+    with pytest.raises(ConfigError, match=r"1 sample is in both --calibrate and --evaluate \(first: sample 9"):
         opened(ready, evaluate=path)
 
 
