@@ -26,7 +26,7 @@ COMMON = (
     f"{NETWORKS}:fragile",
     *("--calibrate", f"{DATA}:calibrate"),
     *("--evaluate", f"{DATA}:evaluate"),
-    *("--correction", "none"),  # equalization would mend the network before a layer has to be raised
+    *("--correction", "none", "--calibration", "minmax"),  # others may mend the network before a layer has to be raised
 )
 
 
