@@ -26,9 +26,9 @@ $(INSTALLED): pyproject.toml
 build: venv
 	$(BIN)/edgeport build --target arm64
 
-# One thread: small networks run slower on several, and the results do not depend on the machine's cores.
+# Two processes of one thread each: small networks run slower on several threads, and results do not depend on them.
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

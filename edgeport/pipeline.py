@@ -25,8 +25,9 @@ from edgeport.stages.data import Data, open_data, random_data, remember_place
 from edgeport.stages.examine import examined
 from edgeport.stages.lower import Lowered, lower
 from edgeport.stages.pack import artifact_name, check_output, pack
-from edgeport.stages.raise_precision import MOST_SAMPLES, Control, DropControl, Tune, ranked, scores_output
+from edgeport.stages.raise_precision import Control, DropControl, ranked
 from edgeport.stages.speed import Setting, choose_fast
+from edgeport.stages.tune_loss import MOST_SAMPLES, Tune, scores_output
 from edgeport.store import Store, default_root, digest
 from edgeport.types import Metric, StageRecord, TargetResult
 from edgeport.validation.origin import origin_on_host

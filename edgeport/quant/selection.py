@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+STANDS_OUT = 10.0  # times the median divergence
 MOST_TRIALS = 24  # files written and run for one target; then what was found so far counts
 
 
@@ -23,6 +25,32 @@ class Sensitivity:
     layer: str
     divergence: float
     writer: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The order in which layers are raised.
+
+    Attributes:
+        order: provenance keys, most sensitive first. After each layer comes its writer: where layers write integers,
+            the reader gains nothing as long as its input has been rounded.
+        standing_out: the leading ones, whose rounding does `STANDS_OUT` times as much as the median layer's.
+    """
+
+    order: tuple[str, ...]
+    standing_out: tuple[str, ...] = ()
+
+
+def rank(found: Sequence[Sensitivity]) -> Ranking:
+    """Return the order of layers of these sensitivities, which come most sensitive first."""
+    typical = statistics.median(one.divergence for one in found) if found else 0.0
+    leading = [one for one in found if one.divergence > STANDS_OUT * typical]
+    return Ranking(order=_with_writers(found), standing_out=_with_writers(leading))
+
+
+def _with_writers(found: Sequence[Sensitivity]) -> tuple[str, ...]:
+    pairs = ((one.layer, one.writer) for one in found)
+    return tuple(dict.fromkeys(layer for pair in pairs for layer in pair if layer is not None))
 
 
 class Trials:

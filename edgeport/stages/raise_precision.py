@@ -1,9 +1,9 @@
 """Hold `--max-drop`: compute the fewest, most sensitive layers of an int8 file in a higher precision.
 
-Choices are made on the tune samples, by running the real file on its real runtime. A sample is *lost* when the float
-network names it rightly and the file does not; what the file gains elsewhere does not count, so that the choice does
-not rest on luck. Allowed are `max_drop` percent of the samples, rounded down: a limit finer than one sample means none.
-Without labels every changed answer counts as lost, which is an upper bound.
+Choices are made on the tune samples, by running the real file on its real runtime. A limit within chance (see
+`edgeport.stages.tune_loss`) cannot be told from luck on these samples. Then layers whose noise stands out are raised
+all the same: a file holds only if it differs from float on no more samples than it does, up to chance, with all of
+them raised.
 """
 
 from __future__ import annotations
@@ -12,31 +12,24 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from edgeport.devices import host
-from edgeport.devices.agent import class_scores_index
-from edgeport.errors import ConfigError, LoweringError, StageError
+from edgeport.errors import LoweringError, StageError
 from edgeport.quant.scheme import Raised, Scheme
-from edgeport.quant.selection import Sensitivity, Trials, fewest
+from edgeport.quant.selection import Ranking, Sensitivity, Trials, fewest, rank
+from edgeport.stages.tune_loss import Loss, Tune, allowed
 from edgeport.store import Store, digest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from edgeport.dataset import Dataset
     from edgeport.stages.chain import Chain
     from edgeport.stages.context import Progress
     from edgeport.stages.lower import Lowered
-    from edgeport.types import StageRecord
 
-MOST_SAMPLES = 1000  # of the tune data that each file runs; one of them is 0.1 points
 SAME_LATENCY = 1.03  # medians of interleaved runs closer than that are equal: the smaller file wins
 BENCH_SECONDS = 2.0
 CHOICE, SENSITIVITIES = "control.json", "sensitivities.json"
@@ -47,38 +40,6 @@ NO_TUNE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tune:
-    """Samples on which layers are chosen, and what float answers on them.
-
-    Attributes:
-        inputs: an .npy file a network input, `(N, ...)`, channels first.
-        output: index of the network output with class scores.
-        scores: `(N, classes)` of the float network that is lowered.
-        labels: `(N,)` class indices; None: unknown.
-        top1_float: percent that the network that came in names rightly, before any pruning; None: unknown.
-    """
-
-    inputs: tuple[Path, ...]
-    output: int
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64] | None = None
-    top1_float: float | None = None
-
-    def lost(self, scores: NDArray[np.float32]) -> int:
-        """Return how many samples a file with these scores, `(N, classes)`, loses."""
-        answers = self.scores.argmax(axis=1)
-        changed = (scores.argmax(axis=1) != answers) | ~np.isfinite(scores).all(axis=1)
-        return int(np.sum(changed if self.labels is None else changed & (answers == self.labels)))
-
-    def lost_before(self) -> int:
-        """Return how many fewer samples the float network names rightly than the one that came in, at least 0."""
-        if self.labels is None or self.top1_float is None:
-            return 0
-        came_in = round(self.top1_float / 100 * len(self.labels))
-        return max(0, came_in - int(np.sum(self.scores.argmax(axis=1) == self.labels)))
-
-
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """What was done to hold the limit, for the report.
 
@@ -86,10 +47,11 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
         limit_points: `--max-drop`.
         samples: tune samples that each file ran; 0: there were none.
         has_labels: whether losses are of right answers; otherwise every changed answer is one.
+        changed: samples that only one of float network and chosen file names rightly.
         lost_before: samples that the float network has lost already, by pruning.
         lost_allowed: samples that lowering may lose; negative: too many are lost already.
-        lost_int8: samples that plain int8 loses.
-        lost: samples that the chosen file loses.
+        lost_int8: samples fewer that plain int8 names rightly; negative: more.
+        lost: samples fewer that the chosen file names rightly.
         raised: provenance key -> format, most sensitive first; empty: plain int8 ships.
         trials: files that were written and run.
         latency_ratio: p50 of the chosen file over that of plain int8, from one interleaved run on this machine.
@@ -105,6 +67,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     lost_allowed: int = 0
     lost_int8: int = 0
     lost: int = 0
+    changed: int = 0
     raised: dict[str, Raised] = {}
     trials: int = 0
     latency_ratio: float = 1.0
@@ -124,6 +87,8 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
         limit = f"--max-drop {self.limit_points:g}"
         what = "lost" if self.has_labels else "answered otherwise (no labels: an upper bound of the loss)"
         ruler = f"{max(0, self.lost_allowed)} allowed, one is {100 / self.samples:.2g} points"
+        if self.has_labels and self.changed:
+            ruler += f", chance alone makes {100 * math.sqrt(self.changed) / self.samples:.2g}"
         if self.lost_allowed < 0:
             return (
                 f"{limit} cannot be held: of {self.samples} tune samples the float network has lost {self.lost_before}"
@@ -142,35 +107,8 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def scores_output(trace: StageRecord, max_drop: float | None) -> int | None:
-    """Return the index of the output with class scores, where there is a limit to hold on it.
-
-    Raises:
-        ConfigError: there is a limit, and no output is class scores.
-    """
-    if max_drop is None:
-        return None
-    shapes = [(1, *dims) for _, dims, _ in trace.metrics["outputs"]]  # type: ignore[attr-defined]  # JSON rows
-    output = class_scores_index(shapes)
-    if output is None:
-        found = ", ".join("x".join(map(str, shape[1:])) or "scalar" for shape in shapes)
-        raise ConfigError(
-            f"--max-drop {max_drop:g} is about class scores, and the network has none (outputs a sample: {found});"
-            " leave it out"
-        )
-    return output
-
-
-def allowed(samples: int, max_drop: float) -> int:
-    """Return how many of so many samples `max_drop` percent are, rounded down."""
-    return math.floor(samples * max_drop / 100 + 1e-9)  # 0.3 percent of 1000 are 3, and not 2.9999999999999996
-
-
-def ranked(store: Store, chain: Chain, samples: Dataset, output: int, progress: Progress) -> tuple[str, ...]:
-    """Return the layers in the order in which they are raised; computed once for all targets, and kept in the store.
-
-    After each layer comes the one that computes its input, for runtimes whose layers write integers: there the reader
-    gains nothing as long as its input has been rounded.
+def ranked(store: Store, chain: Chain, samples: Dataset, output: int, progress: Progress) -> Ranking:
+    """Return the order in which layers are raised; computed once for all targets, and kept in the store.
 
     Args:
         store: where the sensitivities lie.
@@ -189,8 +127,7 @@ def ranked(store: Store, chain: Chain, samples: Dataset, output: int, progress: 
             (fresh / SENSITIVITIES).write_bytes(msgspec.json.encode(found))
     else:
         found = msgspec.json.decode((folder / SENSITIVITIES).read_bytes(), type=tuple[Sensitivity, ...])
-    pairs = ((one.layer, one.writer) for one in found)
-    return tuple(dict.fromkeys(layer for pair in pairs for layer in pair if layer is not None))
+    return rank(found)
 
 
 class DropControl:
@@ -203,7 +140,7 @@ class DropControl:
         max_drop: float,
         tune_key: str,
         tune: Callable[[], Tune],
-        ranking: Callable[[], Sequence[str]],
+        ranking: Callable[[], Ranking],
     ) -> None:
         """Set up; nothing is computed yet.
 
@@ -212,7 +149,7 @@ class DropControl:
             max_drop: points of top-1 that may be lost.
             tune_key: digest of what `tune` and `ranking` return.
             tune: gives the samples.
-            ranking: gives the layers in the order in which they are raised.
+            ranking: gives the order in which layers are raised.
         """
         self.store, self.max_drop, self.tune_key = store, max_drop, tune_key
         self.tune, self.ranking = tune, ranking
@@ -259,7 +196,8 @@ class _Search:
         self.control, self.scheme, self.write, self.threads = control, scheme, write, threads
         self.tune = control.tune()
         self.allowed = allowed(len(self.tune.scores), control.max_drop) - self.tune.lost_before()
-        self.counts: dict[str, int] = {}
+        self.losses: dict[str, Loss] = {}
+        self.most_changed = math.inf
 
     def run(self, formats: Sequence[Raised]) -> Control:
         tune = self.tune
@@ -270,27 +208,43 @@ class _Search:
             lost_before=tune.lost_before(),
             lost_allowed=self.allowed,
         )
-        lost = self.lost(self.scheme)
-        found = msgspec.structs.replace(found, lost_int8=lost, lost=lost, trials=len(self.counts))
-        if lost <= self.allowed or self.allowed < 0:
+        loss = self.loss(self.scheme)
+        found = msgspec.structs.replace(
+            found, lost_int8=loss.lost, lost=loss.lost, changed=loss.changed, trials=len(self.losses)
+        )
+        if loss.lost + loss.chance <= self.allowed or self.allowed < 0:
             return found
-        order = [layer for layer in self.control.ranking() if layer not in self.scheme.raised]
-        trials = Trials(lambda layers: self.lost(self.with_raised(layers, formats[0])) <= self.allowed)
-        layers = fewest(order, trials)
-        if layers is None:
-            return msgspec.structs.replace(found, trials=len(self.counts))
+        ranking = self.control.ranking()
+        self.most_changed = self._most_changed(ranking, formats[0])
+        if self.holds(loss):
+            return found
+        order = [layer for layer in ranking.order if layer not in self.scheme.raised]
+        layers = fewest(order, Trials(lambda layers: self.holds(self.loss(self.with_raised(layers, formats[0])))))
+        if not layers:
+            return msgspec.structs.replace(found, trials=len(self.losses))
         return self.in_best_format(found, layers, formats)
+
+    def holds(self, loss: Loss) -> bool:
+        """Return whether a file that loses so much holds the limit."""
+        return loss.lost <= self.allowed and loss.changed <= self.most_changed
+
+    def _most_changed(self, ranking: Ranking, form: Raised) -> float:
+        """Return on how many samples a file may differ from float that raises what stands out."""
+        if not ranking.standing_out:
+            return math.inf
+        least = self.loss(self.with_raised(ranking.standing_out, form)).changed
+        return least + 2 * math.sqrt(least)
 
     def with_raised(self, layers: Sequence[str] | frozenset[str], form: Raised) -> Scheme:
         return replace(self.scheme, raised={**self.scheme.raised, **dict.fromkeys(sorted(layers), form)})
 
-    def lost(self, scheme: Scheme) -> int:
-        """Write a file, run it, and return how many samples it loses."""
+    def loss(self, scheme: Scheme) -> Loss:
+        """Write a file, run it, and return what it loses."""
         file = self.write(scheme)
-        if file.key not in self.counts:
+        if file.key not in self.losses:
             outputs = host.run(file.artifact.path, self.tune.inputs, threads=self.threads).outputs
-            self.counts[file.key] = self.tune.lost(outputs[self.tune.output])
-        return self.counts[file.key]
+            self.losses[file.key] = self.tune.loss(outputs[self.tune.output])
+        return self.losses[file.key]
 
     def in_best_format(self, found: Control, layers: tuple[str, ...], formats: Sequence[Raised]) -> Control:
         """Return the finding with the layers in the fastest format that holds; of equally fast ones the smallest."""
@@ -299,14 +253,14 @@ class _Search:
         for form in formats[1:]:
             scheme = self.with_raised(layers, form)
             try:
-                lost = self.lost(scheme)
+                loss = self.loss(scheme)
             except (LoweringError, StageError) as error:
                 rejected[form] = str(error)
                 continue
-            if lost <= self.allowed:
+            if self.holds(loss):
                 holding[form] = scheme
             else:
-                rejected[form] = f"{lost} samples lost"
+                rejected[form] = f"{loss.lost} samples lost, {loss.changed} changed"
         files = {form: self.write(scheme) for form, scheme in holding.items()}
         plain = self.write(self.scheme)
         paths = [file.artifact.path for file in (plain, *files.values())]
@@ -318,11 +272,13 @@ class _Search:
             for form, ratio in ratios.items()
             if form != best
         }
+        loss = self.loss(holding[best])
         return msgspec.structs.replace(
             found,
             raised=dict.fromkeys(layers, best),
-            lost=self.lost(holding[best]),
-            trials=len(self.counts),
+            lost=loss.lost,
+            changed=loss.changed,
+            trials=len(self.losses),
             latency_ratio=ratios[best],
             rejected=rejected,
             added_bytes=files[best].artifact.size_bytes - plain.artifact.size_bytes,

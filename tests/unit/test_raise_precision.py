@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from edgeport.devices import host
 from edgeport.errors import ConfigError
-from edgeport.stages.raise_precision import NO_TUNE, Control, Tune, allowed, best_format, scores_output
+from edgeport.quant.scheme import Scheme
+from edgeport.quant.selection import Ranking
+from edgeport.stages.raise_precision import NO_TUNE, Control, DropControl, best_format
+from edgeport.stages.tune_loss import Loss, Tune, allowed, scores_output
+from edgeport.store import Store
 from edgeport.types import StageRecord
 
 FLOAT = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]]  # answers 0 1 2 3 0
@@ -20,19 +27,23 @@ def tune(labels: np.ndarray | None = None, top1_float: float | None = None) -> T
     return Tune(inputs=(Path("in0.npy"),), output=0, scores=FLOAT, labels=labels, top1_float=top1_float)
 
 
-def test_lost_are_right_answers_that_turn_wrong_whatever_is_gained() -> None:
-    assert tune(LABELS).lost(FILE) == 2  # samples 1 and 4; sample 2 is gained
-    assert tune(LABELS).lost(FLOAT) == 0
+def test_lost_is_how_many_fewer_are_right() -> None:
+    assert tune(LABELS).loss(FILE) == Loss(
+        lost=1, changed=3, chance=3**0.5
+    )  # samples 1 and 4 turn wrong, sample 2 right
+    assert tune(LABELS).loss(FLOAT) == Loss(lost=0, changed=0, chance=0.0)
+    better = np.eye(4, dtype=np.float32)[LABELS]
+    assert tune(LABELS).loss(better) == Loss(lost=-2, changed=2, chance=2**0.5)
 
 
 def test_without_labels_every_changed_answer_is_lost() -> None:
-    assert tune().lost(FILE) == 3
+    assert tune().loss(FILE).lost == 3
 
 
 def test_scores_that_are_not_finite_are_lost() -> None:
     broken = FLOAT.copy()
     broken[0, 3] = np.nan
-    assert tune(LABELS).lost(broken) == 1
+    assert tune(LABELS).loss(broken).lost == 1
 
 
 def test_what_pruning_lost_is_taken_off_the_allowance() -> None:
@@ -97,3 +108,56 @@ def test_sentence_names_layers_cost_and_resolution() -> None:
 )
 def test_sentence_says_why_no_layer_was_raised(found: Control, words: str) -> None:
     assert words in found.sentence
+
+
+RIGHT = np.eye(2, dtype=np.float32)[np.zeros(100, dtype=int)]  # 100 samples of class 0, all named rightly
+
+
+def answering(wrong: int, lucky: int = 0) -> np.ndarray:
+    """Return scores that are wrong on so many samples that float has right; `lucky` more of what float has wrong."""
+    scores = FLOAT_WITH_ERRORS.copy()
+    scores[:wrong] = [0, 1]
+    scores[-lucky or 100 :] = [1, 0]
+    return scores
+
+
+FLOAT_WITH_ERRORS = RIGHT.copy()
+FLOAT_WITH_ERRORS[-20:] = [0, 1]
+
+
+def chosen_by_control(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcomes: dict[tuple[str, ...], np.ndarray],
+    standing_out: tuple[str, ...],
+) -> Control:
+    """Return what is chosen where files with these raised layers give these scores."""
+
+    def write(scheme: Scheme) -> Any:
+        name = "+".join(sorted(scheme.raised)) or "plain"
+        return SimpleNamespace(key=name, artifact=SimpleNamespace(path=Path(name), size_bytes=1))
+
+    def run(path: Path, *_: object, **__: object) -> Any:
+        return SimpleNamespace(outputs=[outcomes[tuple(path.name.split("+")) if path.name != "plain" else ()]])
+
+    monkeypatch.setattr(host, "run", run)
+    monkeypatch.setattr(host, "bench", lambda paths, **_: [SimpleNamespace(p50_ms=1.0) for _ in paths])
+    labels = np.zeros(100, dtype=np.int64)
+    known = Tune(inputs=(Path("in0.npy"),), output=0, scores=FLOAT_WITH_ERRORS, labels=labels)
+    ranking = Ranking(order=("a", "b"), standing_out=standing_out)
+    control = DropControl(Store(tmp_path), max_drop=1.0, tune_key="t", tune=lambda: known, ranking=lambda: ranking)
+    return control.hold(Scheme(), write, formats=("float32",), threads=1)[1]
+
+
+def test_a_lucky_file_is_not_believed_where_a_layer_stands_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {(): answering(9, lucky=9), ("a",): answering(1), ("b",): answering(9), ("a", "b"): answering(1)}
+    assert chosen_by_control(tmp_path / "out", monkeypatch, outcomes, ("a",)).raised == {"a": "float32"}
+    held = chosen_by_control(tmp_path / "none", monkeypatch, outcomes, ())
+    assert (held.raised, held.lost, held.changed) == ({}, 0, 18)
+    assert "chance alone makes 4.2" in held.sentence
+
+
+def test_a_file_that_loses_too_much_gets_layers_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {(): answering(6), ("a",): answering(3), ("a", "b"): answering(1), ("b",): answering(6)}
+    found = chosen_by_control(tmp_path, monkeypatch, outcomes, ())
+    assert (list(found.raised), found.lost_int8, found.lost) == (["a", "b"], 6, 1)

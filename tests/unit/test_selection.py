@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeport.quant.selection import Trials, fewest
+from edgeport.quant.selection import Sensitivity, Trials, fewest, rank
 
 ORDER = tuple("abcdefghij")
 
@@ -64,3 +64,14 @@ def test_two_needed_layers_of_200_are_found_in_40_trials() -> None:
     layers = tuple(f"layer{index:03}" for index in range(200))
     trials = Trials(needing("layer000", "layer150"), most=40)
     assert fewest(layers, trials) == ("layer000", "layer150")
+
+
+def test_layers_far_above_the_median_stand_out_with_their_writers() -> None:
+    divergences = {"a": 3e-2, "b": 9e-5, "c": 8e-5, "d": 7e-5, "e": 6e-5}
+    writers = {"a": "d", "b": "c"}
+    found = [Sensitivity(layer=name, divergence=value, writer=writers.get(name)) for name, value in divergences.items()]
+    ranking = rank(found)
+    assert ranking.order == ("a", "d", "b", "c", "e")
+    assert ranking.standing_out == ("a", "d")
+    assert rank(found[1:]).standing_out == ()
+    assert rank([]).order == ()
