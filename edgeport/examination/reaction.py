@@ -123,7 +123,7 @@ class Probe:
             rows = []
             for value in self._prefix(*batch):
                 flat = value.reshape(value.shape[0], value.shape[1], -1)
-                low, high = torch.aminmax(flat.reshape(len(flat), -1), dim=1)
+                low, high = flat.amin((1, 2)), flat.amax((1, 2))
                 rows += [flat.mean(2).double(), flat.square().mean(2).double(), low, high]
             seen.append(rows)
         whole = [torch.cat(parts).numpy() for parts in zip(*seen, strict=True)]
@@ -176,9 +176,9 @@ def answer(network: Executor, model: Model, inputs: Sequence[np.ndarray]) -> Ans
 
     def observe(key: str, value: torch.Tensor) -> None:
         if value.is_floating_point() and value.dim() > 0 and value.numel():
-            low, high = torch.aminmax(value.reshape(value.shape[0], -1), dim=1)
-            lows.setdefault(key, []).append(low)
-            highs.setdefault(key, []).append(high)
+            flat = value.reshape(value.shape[0], -1)
+            lows.setdefault(key, []).append(flat.amin(1))  # with amax a tenth of the time of aminmax(dim=1)
+            highs.setdefault(key, []).append(flat.amax(1))
 
     for batch in _batches(inputs, model):
         outputs.append(network.run(batch, observe)[0].float())

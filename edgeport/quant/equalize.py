@@ -125,8 +125,8 @@ def observe(
         tensors[key] = _united(tensors.get(key), (ends.min, ends.max))
         if key in dimensions:
             rows = value.movedim(dimensions[key], 0)
-            ends = torch.aminmax(rows.reshape(len(rows), -1), dim=1)
-            channels[key] = _united(channels.get(key), (ends.min, ends.max))
+            flat = rows.reshape(len(rows), -1)
+            channels[key] = _united(channels.get(key), (flat.amin(1), flat.amax(1)))
 
     executor = Executor(module, example_inputs)
     for batch in batches:
