@@ -23,6 +23,7 @@ suffix = ".tflite"
 packages = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter")
 raised_formats: tuple[Raised, ...] = ("float32", "int16")
 
+SHOWN = 4  # layers in a sentence
 UNRANGED, RAISED = "their ranges are not known", "int8 is too coarse for them"
 
 
@@ -239,8 +240,11 @@ def _float_notes(model: Any, reasons: Mapping[str, str]) -> list[str]:
 def _widened_notes(widened: Mapping[str, int]) -> list[str]:
     if not widened:
         return []
-    total = sum(widened.values())
-    return [f"{total} channels of {len(widened)} layers got a wider weight scale, so that their biases fit into int32"]
+    layers = [name.partition(";")[0] for name in widened]
+    named = ", ".join(layers[:SHOWN]) + (f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else "")
+    return [
+        f"{sum(widened.values())} channels got a wider weight scale, so that their biases fit into int32: in {named}"
+    ]
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:

@@ -135,6 +135,8 @@ def _kept(work: _Work, trial: Trial, bits: WeightBits, made: Corrected) -> Choic
     if not _is_clearly_off(best):
         return kept, {**figures, "kept": methods, "why": "adaround not tried: the int8 network is close to float"}
     noisiest = _noisiest(made.noise[bits])
+    if not noisiest:
+        return kept, {**figures, "kept": methods, "why": "adaround not tried: what is off does not come from weights"}
     rounded = work.correct(Methods(bias=has_bias, adaround=noisiest, iterations=0), (bits,)).corrections.layers[bits]
     found = distance(rounded)
     figures["+".join([*methods, "adaround"])] = found.figures()

@@ -184,3 +184,36 @@ def test_wrong_target_file_is_refused(tmp_path: Path, text: str, words: list[str
 
 def test_unknown_command_is_refused(tmp_path: Path) -> None:
     refused(edgeport("biuld", store=tmp_path / "store", cwd=tmp_path), 2, "no such command 'biuld'", "edgeport --help")
+
+
+ODD: dict[str, tuple[Callable[[], np.ndarray[Any, Any]], int, list[str]]] = {
+    "constant": (lambda: np.full(SHAPE, 0.5, np.float32), 0, ["every sample is a single value"]),
+    "zeros": (
+        lambda: np.zeros(SHAPE, np.float32),
+        0,
+        ["every sample is all zeros", "biases fit into int32: in first/conv2d"],
+    ),
+    "one": (lambda: samples()[:1], 0, ["there is 1 sample; give 128 or more"]),
+    "outlier": (lambda: with_value(1e30), 6, ["e+29 times larger than usual", "range set by outliers: /images"]),
+}
+
+
+def with_value(value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    x = samples()
+    x[6, 1, 2, 3] = value
+    return x
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_calibration_data_end_in_a_judged_build_that_says_so(tmp_path: Path, name: str) -> None:
+    target_or_skip("arm64")
+    make, code, words = ODD[name]
+    save(tmp_path / "c.npz", make())
+    save(tmp_path / "e.npz", samples(1))
+    data = ("--calibrate", "c.npz", "--evaluate", "e.npz", "--output", "out")
+    run = edgeport("build", f"{NETWORKS}:small", "--target", "arm64", *data, store=tmp_path / "store", cwd=tmp_path)
+    assert run.code == code, run.err
+    said = " ".join(run.out.split())
+    for word in words:
+        assert word in said
+    assert ("verdict: pass" in said) == (code == 0)
