@@ -25,7 +25,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     evaluate: str | None = None,
     train: str | None = None,
     tune: str | None = None,
-    prune: float | None = None,
+    prune: float | str | None = None,
     distill: int | None = None,
     precision: Literal["int8", "float16", "float32"] | None = None,
     max_drop: float | None = None,

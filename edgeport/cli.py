@@ -80,7 +80,10 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     tune: Annotated[
         str | None, typer.Option(help="labelled samples to choose settings on (default: a fifth of --calibrate)")
     ] = None,
-    prune: Annotated[float | None, typer.Option(help="share of filters to cut, 0..1")] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(help="share of filters to cut, 0..1; or filter:, fine:, vector:, kernel: and a share, or 2:4"),
+    ] = None,
     distill: Annotated[int | None, typer.Option(help="epochs of distillation")] = None,
     precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
     max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,

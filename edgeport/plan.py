@@ -14,6 +14,8 @@ from edgeport.backends import NAMES as BACKENDS
 from edgeport.errors import ConfigError, did_you_mean
 from edgeport.graph.inputs import parse_inputs
 from edgeport.profile import TargetProfile
+from edgeport.pruning import grains
+from edgeport.pruning.grains import Sparsity
 from edgeport.types import Precision
 
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
@@ -36,7 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         evaluate: samples for the verdict.
         train: samples for distillation.
         tune: labelled samples on which choices are made (corrections, layers of higher precision).
-        prune: share of filters to cut, 0..1.
+        prune: share of filters to cut, 0..1, or grains of pruning (see `edgeport.pruning.grains`).
         distill: epochs of distillation.
         precision: number format of the shipped file.
         max_drop: points of top-1 that may be lost.
@@ -56,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     evaluate: str | None = None
     train: str | None = None
     tune: str | None = None
-    prune: float | None = None
+    prune: float | str | None = None
     distill: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
     max_drop: float | None = None
@@ -79,6 +81,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         evaluation: where the evaluation samples come from, in words.
         precision: of the shipped file; `dynamic_int8` (int8 weights, float activations) is int8 without --calibrate.
         corrections: `auto`, or the weight corrections to make, in order.
+        prune: share of filters to cut, 0..1.
+        sparsity: weights that become zero after that.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
 
@@ -91,6 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     train: str | None
     tune: str | None
     prune: float
+    sparsity: tuple[Sparsity, ...]
     distill: int
     precision: Precision
     max_drop: float | None
@@ -149,6 +154,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         raise ConfigError(f"no --target; known: {', '.join(profile.known_targets())}, or all")
     targets = _targets(options.target)
     _check(options)
+    pruning = grains.parse(options.prune or 0)
     return Plan(
         model=str(options.model),
         weights=options.weights,
@@ -158,7 +164,8 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         evaluation=_evaluation(options),
         train=options.train,
         tune=options.tune,
-        prune=float(options.prune or 0),
+        prune=pruning.filters,
+        sparsity=pruning.sparsity,
         distill=int(options.distill or 0),
         precision=_precision(options),
         max_drop=options.max_drop,
@@ -201,7 +208,6 @@ def _read_config(config: str | None) -> Options:
 def _check(options: Options) -> None:
     has_data = options.calibrate is not None or options.evaluate is not None
     rules = {
-        f"--prune {options.prune}: a share of the filters, from 0 to below 1": 0 <= (options.prune or 0) < 1,
         f"--distill {options.distill}: a number of epochs, 0 or more": (options.distill or 0) >= 0,
         f"--max-drop {options.max_drop}: points of top-1, 0 or more": (options.max_drop or 0) >= 0,
         f"--threads {options.threads}: 1 or more": options.threads is None or options.threads >= 1,

@@ -26,6 +26,23 @@ def count_macs(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> i
     return total // int(example_inputs[0].shape[0])
 
 
+def layer_macs(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> dict[str, int]:
+    """Return name of the weight -> multiply-adds of one sample, of convolutions and linear layers with parameters.
+
+    A weight that several layers share has the sum of theirs.
+    """
+    shapes = concrete_shapes(module, example_inputs)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    found: dict[str, int] = {}
+    for node in shapes:
+        weight = arguments(node).get("weight") if operator_name(node) in LAYERS else None
+        name = str(getattr(weight, "target", ""))
+        if name in parameters:
+            macs = COSTS[operator_name(node)](node, shapes) // int(example_inputs[0].shape[0])
+            found[name] = found.get(name, 0) + macs
+    return found
+
+
 def count_parameters(module: torch.nn.Module) -> int:
     """Return the number of values in all parameters (buffers such as running statistics not counted)."""
     return sum(parameter.numel() for parameter in module.parameters())
@@ -62,6 +79,7 @@ def _size(shape: Sequence[int]) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
+LAYERS = ("conv1d", "conv2d", "conv3d", "linear")
 COSTS: Mapping[str, Callable[[Node, Mapping[Node, Any]], int]] = {
     **{f"conv{rank}d": _convolution for rank in (1, 2, 3)},
     **{f"conv_transpose{rank}d": _transposed for rank in (1, 2, 3)},

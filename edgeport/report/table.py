@@ -117,6 +117,7 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "latency_float_p50_ms": ("latency p50, float file", _milliseconds),
     "speedup": ("speed-up over the float file", _times),
     "size_bytes": ("size", _bytes),
+    "size_compressed_bytes": ("size, deflated", _bytes),
     "size_float_bytes": ("size, float file", _bytes),
     "compression": ("compression", _times),
     "peak_rss_bytes": ("peak memory of the process", _bytes),
@@ -174,14 +175,27 @@ def _trace_line(stage: StageRecord) -> str:
 def _prune_line(stage: StageRecord) -> str:
     before, after = _number(stage, "macs_before"), _number(stage, "macs_after")
     weights_before, weights_after = _number(stage, "parameters_before"), _number(stage, "parameters_after")
+    return (
+        f"multiply-adds {_count(before)} -> {_count(after)} ({before / after:.2f}x fewer), "
+        f"parameters {_count(weights_before)} -> {_count(weights_after)}{_whole_lines(stage)}"
+    )
+
+
+def _sparsify_line(stage: StageRecord) -> str:
+    weights, nonzero = _number(stage, "weights"), _number(stage, "weights_nonzero")
+    macs, needed = _number(stage, "macs"), _number(stage, "macs_nonzero")
+    return (
+        f"{' and '.join(map(str, stage.metrics['grains']))}: {100 * (1 - nonzero / weights):.1f} % of the weights are"  # type: ignore[call-overload]  # JSON list
+        f" zero, and {100 * (1 - needed / macs):.1f} % of the multiply-adds multiply by zero"
+        f"\n{INDENT}the runtimes compute zeros like other weights: only the compressed size gains{_whole_lines(stage)}"
+    )
+
+
+def _whole_lines(stage: StageRecord) -> str:
     whole = stage.metrics.get("left_whole", [])
     reasons = [str(reason) for reason in whole] if isinstance(whole, (list, tuple)) else []
     more = [f"and {len(reasons) - SHOWN_REASONS} more, see report.json"] if len(reasons) > SHOWN_REASONS else []
-    tail = "".join(f"\n{INDENT}{reason}" for reason in [*reasons[:SHOWN_REASONS], *more])
-    return (
-        f"multiply-adds {_count(before)} -> {_count(after)} ({before / after:.2f}x fewer), "
-        f"parameters {_count(weights_before)} -> {_count(weights_after)}{tail}"
-    )
+    return "".join(f"\n{INDENT}{reason}" for reason in [*reasons[:SHOWN_REASONS], *more])
 
 
 def _distill_line(stage: StageRecord) -> str:
@@ -264,6 +278,7 @@ def _number(stage: StageRecord, key: str) -> float:
 _STAGES: Mapping[str, Callable[[StageRecord], str]] = {
     "trace": _trace_line,
     "prune": _prune_line,
+    "sparsify": _sparsify_line,
     "distill": _distill_line,
     "equalize": _equalize_line,
     "calibrate": _calibrate_line,

@@ -1,4 +1,4 @@
-"""The chain trace -> prune -> distill -> equalize -> calibrate -> correct: which stages a plan switches on, their keys.
+"""The stages trace, prune, sparsify, distill, equalize, calibrate, correct: which a plan switches on, and their keys.
 
 A stage's key covers everything before it, so a stored result is found without computing anything before it; a model is
 made (or restored) only when something needs it.
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from edgeport.stages.distill import Distill
     from edgeport.stages.equalize import Equalize
     from edgeport.stages.prune import Prune
+    from edgeport.stages.sparsify import Sparsify
 
-    Stage = Prune | Distill | Equalize | Calibrate | Correct
+    Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct
 
 TRACE_PACKAGES = ("torch", "numpy")
 FOR_INT8 = ("equalize", "calibrate", "correct")
@@ -152,14 +153,18 @@ class Chain:
         from edgeport.stages.distill import Distill
         from edgeport.stages.equalize import Equalize
         from edgeport.stages.prune import Prune
+        from edgeport.stages.sparsify import Sparsify
 
         plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
         chosen: list[tuple[Stage, list[str]]] = []
         if plan.prune:
             prune = Prune(ratio=plan.prune, channel_multiple=plan.channel_multiple, importance=plan.importance)
             chosen.append((prune, [samples.digest for samples in (train, calibrate) if samples is not None]))
+        if plan.sparsity:
+            sparsify = Sparsify(sparsity=plan.sparsity)
+            chosen.append((sparsify, [samples.digest for samples in (train, calibrate) if samples is not None]))
         if plan.distill and train is not None:
-            chosen.append((Distill(epochs=plan.distill), [train.digest]))
+            chosen.append((Distill(epochs=plan.distill, keep_zeros=bool(plan.sparsity)), [train.digest]))
         if calibrate is not None:
             uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
             auto, corrections = plan.corrections == "auto", plan.corrections

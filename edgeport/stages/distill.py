@@ -38,6 +38,7 @@ class Distill:
         weight_decay: L2 penalty of convolution and linear weights, >= 0.
         clip_norm: longest gradient, > 0.
         augment: flip colour images and shift images of at least 16 x 16 pixels; student and teacher see the same.
+        keep_zeros: weights that are zero when training starts stay zero.
         dtype: number format of convolutions and products while training. `auto` is bfloat16 for class scores where the
             processor has matrix units for it (AMX), else float32; values of a regression need float32's digits.
     """
@@ -53,6 +54,7 @@ class Distill:
     weight_decay: float = 5e-4
     clip_norm: float = 5.0
     augment: bool = True
+    keep_zeros: bool = False
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 
     def __call__(self, model: Model, context: Context) -> tuple[Model, dict[str, object]]:
@@ -135,6 +137,7 @@ class Distill:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
             augment=self.augment,
+            keep_zeros=self.keep_zeros,
             seed=seed,
             dtype=automatic if self.dtype == "auto" else self.dtype,
         )

@@ -99,6 +99,7 @@ def _with_weights(model: Model, folder: Path) -> Model:
 
 _RESTORERS: Mapping[str, Callable[[Model, Path], Model]] = {
     "prune": _restore_pruned,
+    "sparsify": _restore_trained,
     "distill": _restore_trained,
     "equalize": _restore_equalized,
     "calibrate": _restore_calibrated,

@@ -62,7 +62,7 @@ class Prune:
             reasons = "; ".join(left_whole[:3]) or "it has no convolution or linear layer"
             raise StageError(f"prune: nothing can be cut from this network: {reasons}{more}")
         pruned = prune_channels(model.module, groups, kept)
-        pruned, recalibration = _recalibrated(pruned, model, context)
+        pruned, recalibration = recalibrated(pruned, model, context)
         metrics: dict[str, object] = {
             "macs_before": count_macs(model.module, model.example_inputs),
             "macs_after": count_macs(pruned, model.example_inputs),
@@ -115,7 +115,7 @@ def _rate(group: ChannelGroup, ratio: float) -> str:
     return f"half the ratio {ratio}, as a residual stream," if group.is_stream else f"ratio {ratio}"
 
 
-def _recalibrated(module: GraphModule, model: Model, context: Context) -> tuple[GraphModule, dict[str, object]]:
+def recalibrated(module: GraphModule, model: Model, context: Context) -> tuple[GraphModule, dict[str, object]]:
     """Return the network with fresh batch-norm statistics, and what they were measured on (or why they were not)."""
     from edgeport.pruning.recalibrate import batch_norms, recalibrate_batch_norm
 

@@ -42,6 +42,7 @@ class Recipe:
         weight_decay: L2 penalty of weights with two or more dimensions (not of biases and norms).
         clip_norm: longest gradient, L2 norm over all parameters.
         augment: flip and shift images.
+        keep_zeros: weights of two or more dimensions that are zero in the student given stay zero.
         seed: of shuffle, augmentation and dropout.
         dtype: number format of convolutions and products; weights and losses stay float32.
     """
@@ -56,6 +57,7 @@ class Recipe:
     augment: bool
     seed: int
     dtype: Dtype
+    keep_zeros: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     recipe: Recipe
     total_steps: int
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
     step: int = 0
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -142,6 +145,7 @@ def fit(
         optimizer=_optimizer(student, recipe),
         recipe=recipe,
         total_steps=steps * recipe.epochs,
+        masks=_zeros(student) if recipe.keep_zeros else {},
     )
     was_there = keep.path is not None and keep.path.is_file()
     found = load_state(keep.path, keep.fingerprint) if keep.path else None
@@ -221,9 +225,19 @@ def _train_step(run: _Run, arrays: tuple[np.ndarray, ...], batch: Batch, rate: f
         group["lr"] = rate
     run.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    for name, mask in run.masks.items():  # no gradient, no momentum and no decay of zero: they stay zero
+        parameter = run.student.get_parameter(name)
+        if parameter.grad is not None:
+            parameter.grad.mul_(mask)
     torch.nn.utils.clip_grad_norm_(run.student.parameters(), run.recipe.clip_norm)
     run.optimizer.step()
     return value
+
+
+def _zeros(student: GraphModule) -> dict[str, torch.Tensor]:
+    """Return name -> 0 where a weight is zero and 1 elsewhere, of all weights that have zeros."""
+    masks = {name: (value.detach() != 0).to(value) for name, value in student.named_parameters() if value.dim() > 1}
+    return {name: mask for name, mask in masks.items() if not bool(mask.all())}
 
 
 def _optimizer(student: GraphModule, recipe: Recipe) -> torch.optim.Optimizer:

@@ -6,9 +6,16 @@ from edgeport.types import Artifact, Metric, Origin
 
 
 def size_metrics(artifact: Artifact, float_artifact: Artifact | None) -> list[Metric]:
-    """Return `size_bytes` and, beside a float file, `size_float_bytes` and `compression` (float size / this size)."""
+    """Return `size_bytes` and `size_compressed_bytes`; beside a float file, `size_float_bytes` and `compression` too.
+
+    `compression` is float size / this size.
+    """
     size = artifact.size_bytes
-    found = [Metric(name="size_bytes", value=size, unit="bytes", origin="measured")]
+    compressed = artifact.compressed_bytes
+    found = [
+        Metric(name="size_bytes", value=size, unit="bytes", origin="measured"),
+        Metric(name="size_compressed_bytes", value=compressed, unit="bytes", origin="measured"),
+    ]
     if float_artifact is not None:
         other = float_artifact.size_bytes
         found.append(Metric(name="size_float_bytes", value=other, unit="bytes", origin="measured"))

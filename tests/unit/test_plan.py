@@ -54,6 +54,7 @@ def test_every_default_is_a_value() -> None:
         "evaluation": "every fifth sample of --calibrate, held out",
         "train": None,
         "prune": 0.0,
+        "sparsity": (),
         "distill": 0,
         "precision": "int8",
         "max_drop": None,
@@ -242,7 +243,7 @@ def test_unknown_key_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('prune = "half"', r"Expected `float \| null`, got `str` - at `\$.prune`"),
+        ('prune = ["half"]', r"Expected `float \| str \| null`, got `array` - at `\$.prune`"),
         ("seed = 1.5", r"Expected `int \| null`, got `float` - at `\$.seed`"),
         ('precision = "int4"', "Invalid enum value 'int4'"),
         ('target = ["arm64"]', r"Expected `str \| null`, got `array` - at `\$.target`"),
