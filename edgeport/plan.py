@@ -40,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         tune: labelled samples on which choices are made (corrections, layers of higher precision).
         prune: share of filters to cut, 0..1, or grains of pruning (see `edgeport.pruning.grains`).
         distill: epochs of distillation.
+        qat: epochs of quantization-aware training of the int8 files.
         precision: number format of the shipped file.
         max_drop: points of top-1 that may be lost.
         output: folder for the results.
@@ -60,6 +61,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tune: str | None = None
     prune: float | str | None = None
     distill: int | None = None
+    qat: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
     max_drop: float | None = None
     output: str | None = None
@@ -97,6 +99,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     prune: float
     sparsity: tuple[Sparsity, ...]
     distill: int
+    qat: int
     precision: Precision
     max_drop: float | None
     output: str
@@ -117,6 +120,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULTS = Options(
     prune=0.0,
     distill=0,
+    qat=0,
     precision="int8",
     output="edgeport-out",
     seed=0,
@@ -167,6 +171,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         prune=pruning.filters,
         sparsity=pruning.sparsity,
         distill=int(options.distill or 0),
+        qat=int(options.qat or 0),
         precision=_precision(options),
         max_drop=options.max_drop,
         output=str(options.output),
@@ -213,6 +218,11 @@ def _check(options: Options) -> None:
         f"--threads {options.threads}: 1 or more": options.threads is None or options.threads >= 1,
         f"--seed {options.seed}: 0 or more, below 2^63": 0 <= (options.seed or 0) < 1 << 63,
         "--output is empty; name a folder": options.output != "",
+        f"--qat {options.qat}: a number of epochs, 0 or more": (options.qat or 0) >= 0,
+        "--qat needs --train DATA": not options.qat or options.train is not None,
+        "--qat trains int8 files, which need --calibrate DATA and --precision int8": (
+            not options.qat or (options.calibrate is not None and options.precision == "int8")
+        ),
         "--distill needs --train DATA": not options.distill or options.train is not None,
         f"--max-drop {options.max_drop} needs labelled samples to check it on: give --evaluate DATA": (
             options.max_drop is None or has_data

@@ -72,6 +72,17 @@ def is_constant(node: object) -> bool:
     return node is None or (isinstance(node, Node) and node.op == "get_attr")
 
 
+def drop_unused(module: GraphModule) -> None:
+    """Delete parameters and buffers that no operator reads."""
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    held = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    held += [name for name, _ in module.named_buffers(remove_duplicate=False)]
+    for name in held:
+        if name not in used:
+            owner, _, last = name.rpartition(".")
+            delattr(module.get_submodule(owner), last)
+
+
 def _remove_no_ops(module: GraphModule) -> None:
     copies = () if has_mutation(module) else COPIES  # an operator may overwrite the copy, or what was copied
     for node in list(module.graph.nodes):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch.fx import GraphModule, Node
 
+from edgeport.graph.canonical import drop_unused
 from edgeport.graph.provenance import provenance_keys
 from edgeport.pruning.operation import concrete_shapes, operator_name
 
@@ -68,7 +69,7 @@ def without_blocks(module: GraphModule, example_inputs: Batch, keys: Sequence[st
     result.graph.eliminate_dead_code()
     result.graph.lint()
     result.recompile()
-    _drop_unused(result)
+    drop_unused(result)
     return result
 
 
@@ -155,14 +156,3 @@ def _error(exact: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> floa
         if one.is_floating_point()
     ]
     return sum(ratios) / max(1, len(ratios))
-
-
-def _drop_unused(module: GraphModule) -> None:
-    """Delete parameters and buffers that no operator reads."""
-    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    held = [name for name, _ in module.named_parameters(remove_duplicate=False)]
-    held += [name for name, _ in module.named_buffers(remove_duplicate=False)]
-    for name in held:
-        if name not in used:
-            owner, _, last = name.rpartition(".")
-            delattr(module.get_submodule(owner), last)

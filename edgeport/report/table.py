@@ -283,6 +283,7 @@ _STAGES: Mapping[str, Callable[[StageRecord], str]] = {
     "equalize": _equalize_line,
     "calibrate": _calibrate_line,
     "correct": _correct_line,
+    "finetune": _distill_line,
     "lower": _lower_line,
 }
 

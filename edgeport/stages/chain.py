@@ -32,13 +32,15 @@ if TYPE_CHECKING:
     from edgeport.stages.data import Data
     from edgeport.stages.distill import Distill
     from edgeport.stages.equalize import Equalize
+    from edgeport.stages.finetune import Finetune
     from edgeport.stages.prune import Prune
     from edgeport.stages.sparsify import Sparsify
 
-    Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct
+    Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct | Finetune
 
 TRACE_PACKAGES = ("torch", "numpy")
-FOR_INT8 = ("equalize", "calibrate", "correct")
+FOR_INT8 = ("equalize", "calibrate", "correct", "finetune")
+OF_INT8_FILES = ("calibrate", "correct", "finetune")  # the float network that is lowered does not depend on them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Chain:
     @property
     def lowered_key(self) -> str:
         """Key of the float network that is lowered: equalized, which the yardstick is not."""
-        keys = [step.key for step in self._steps if step.stage.name not in ("calibrate", "correct")]
+        keys = [step.key for step in self._steps if step.stage.name not in OF_INT8_FILES]
         return keys[-1] if keys else self.trace_key
 
     @property
@@ -152,6 +154,7 @@ class Chain:
         from edgeport.stages.correct import METHODS, Correct
         from edgeport.stages.distill import Distill
         from edgeport.stages.equalize import Equalize
+        from edgeport.stages.finetune import Finetune
         from edgeport.stages.prune import Prune
         from edgeport.stages.sparsify import Sparsify
 
@@ -172,7 +175,10 @@ class Chain:
             if auto or "equalize" in corrections:
                 chosen.append((Equalize(mode="auto" if auto else "always", weight_bits=bits[0]), uses))
             chosen.append((Calibrate(method=plan.calibration), uses))
-            if auto:
+            if plan.qat and train is not None:
+                finetune = Finetune(epochs=plan.qat, weight_bits=bits, keep_zeros=bool(plan.sparsity))
+                chosen.append((finetune, [train.digest]))
+            elif auto:
                 chosen.append((Correct(weight_bits=bits), uses))
             elif methods := tuple(name for name in METHODS if name in corrections):
                 chosen.append((Correct(methods=methods, weight_bits=bits), uses))

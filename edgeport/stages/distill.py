@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from edgeport.training.losses import Objective
     from edgeport.types import Model
 
-CHECKPOINT = "distill.safetensors"
+
+CHECKPOINT = "{}.safetensors"  # in the stage's scratch folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Distill:
             StageError: teacher and student differ in what they return, or the training diverged.
         """
         self._check_options()
-        data = self._checked_data(model, context)
+        data = checked_data("--distill", model, context)
         teacher = context.teacher
         if teacher is None:
             raise ValueError("context.teacher is None; distill needs the traced float network")
@@ -75,10 +76,11 @@ class Distill:
 
         from edgeport.training.modes import with_tensors
 
-        recipe = self._recipe(self._objective(model, data), context.seed)
-        trained = _fit((teacher.module, model.module), data, recipe, context)
+        chosen = objective(model, data, temperature=self.temperature, label_weight=self.label_weight)
+        recipe = self._recipe(chosen, context.seed)
+        trained = fit((teacher.module, model.module), data, recipe, context, name=self.name)
         result = model.with_(module=with_tensors(model.module, trained.state.tensors), calibration=None)
-        return result, _metrics(trained, recipe, samples=len(data), threads=context.threads)
+        return result, training_figures(trained, recipe, samples=len(data), threads=context.threads)
 
     def _check_options(self) -> None:
         limits = {
@@ -94,34 +96,6 @@ class Distill:
         for name, (is_allowed, allowed) in limits.items():
             if not is_allowed:
                 raise ConfigError(f"distill: {name} is {getattr(self, name)}; it must be {allowed}")
-
-    def _checked_data(self, model: Model, context: Context) -> Dataset:
-        data = context.train
-        if data is None:
-            raise ConfigError("--distill needs --train DATA")
-        wanted = tuple(spec.shape for spec in model.inputs)
-        if data.shapes != wanted:
-            raise ConfigError(f"--train: samples of shape {_shown(data.shapes)}; the network takes {_shown(wanted)}")
-        dtypes = tuple(spec.dtype for spec in model.inputs)
-        if data.dtypes != dtypes:
-            raise ConfigError(f"--train: samples are {', '.join(data.dtypes)}; the network takes {', '.join(dtypes)}")
-        if len(data) < 2:
-            raise ConfigError(f"--train: {len(data)} sample; training needs at least 2")
-        if _is_class_scores(model) and data.has_labels:
-            data.check_labels(model.outputs[0].shape[0])
-        return data
-
-    def _objective(self, model: Model, data: Dataset) -> Objective:
-        from edgeport.training.losses import ClassObjective, ValueObjective
-        from edgeport.training.modes import ends_in_softmax
-
-        if _is_class_scores(model) and (data.has_labels or data.classes):
-            return ClassObjective(
-                temperature=self.temperature,
-                label_weight=self.label_weight,
-                are_probabilities=ends_in_softmax(model.module),
-            )
-        return ValueObjective()
 
     def _recipe(self, objective: Objective, seed: int) -> Recipe:
         from edgeport.training.loop import Recipe, fastest_dtype
@@ -143,18 +117,55 @@ class Distill:
         )
 
 
-def _fit(networks: tuple[GraphModule, GraphModule], data: Dataset, recipe: Recipe, context: Context) -> Trained:
-    """Run the loop with a progress bar and, where there is a scratch folder, checkpoints."""
+def checked_data(flag: str, model: Model, context: Context) -> Dataset:
+    """Return the training samples of a stage that a flag switched on.
+
+    Raises:
+        ConfigError: there are none, or they do not fit the network.
+    """
+    data = context.train
+    if data is None:
+        raise ConfigError(f"{flag} needs --train DATA")
+    wanted = tuple(spec.shape for spec in model.inputs)
+    if data.shapes != wanted:
+        raise ConfigError(f"--train: samples of shape {_shown(data.shapes)}; the network takes {_shown(wanted)}")
+    dtypes = tuple(spec.dtype for spec in model.inputs)
+    if data.dtypes != dtypes:
+        raise ConfigError(f"--train: samples are {', '.join(data.dtypes)}; the network takes {', '.join(dtypes)}")
+    if len(data) < 2:
+        raise ConfigError(f"--train: {len(data)} sample; training needs at least 2")
+    if _is_class_scores(model) and data.has_labels:
+        data.check_labels(model.outputs[0].shape[0])
+    return data
+
+
+def objective(model: Model, data: Dataset, *, temperature: float, label_weight: float) -> Objective:
+    """Return what a student of this network learns from these samples (see `Distill`)."""
+    from edgeport.training.losses import ClassObjective, ValueObjective
+    from edgeport.training.modes import ends_in_softmax
+
+    if _is_class_scores(model) and (data.has_labels or data.classes):
+        return ClassObjective(
+            temperature=temperature, label_weight=label_weight, are_probabilities=ends_in_softmax(model.module)
+        )
+    return ValueObjective()
+
+
+def fit(
+    networks: tuple[GraphModule, GraphModule], data: Dataset, recipe: Recipe, context: Context, *, name: str
+) -> Trained:
+    """Train (teacher, student) with a progress bar and, where there is a scratch folder, checkpoints."""
     from edgeport.training import loop, schedule
     from edgeport.training.checkpoint import fingerprint
 
     keep = loop.Keep()
     if context.scratch is not None:
         options = {**asdict(recipe), "kind": type(recipe.objective).__name__, "threads": context.threads}
-        keep = loop.Keep(path=context.scratch / CHECKPOINT, fingerprint=fingerprint(options, networks, data.digest))
+        mark = fingerprint(options, networks, data.digest)
+        keep = loop.Keep(path=context.scratch / CHECKPOINT.format(name), fingerprint=mark)
     total = recipe.epochs * schedule.steps_per_epoch(len(data), recipe.batch_size)
     done = 0
-    with context.progress.task("distill", total) as task:
+    with context.progress.task(name, total) as task:
 
         def show(step: loop.Step) -> None:
             nonlocal done
@@ -166,11 +177,12 @@ def _fit(networks: tuple[GraphModule, GraphModule], data: Dataset, recipe: Recip
             trained = loop.fit(networks, data, recipe, keep=keep, on_step=show)
         task.advance(total - done)
     if trained.was_discarded:
-        context.progress.log("distill: a checkpoint of another training was replaced")
+        context.progress.log(f"{name}: a checkpoint of another training was replaced")
     return trained
 
 
-def _metrics(trained: Trained, recipe: Recipe, *, samples: int, threads: int) -> dict[str, object]:
+def training_figures(trained: Trained, recipe: Recipe, *, samples: int, threads: int) -> dict[str, object]:
+    """Return what a report says of a training."""
     state = trained.state
     return {
         "epochs": state.epochs,

@@ -31,7 +31,7 @@ def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
 
     if record.name == "calibrate" and model.calibration is not None:
         model.calibration.save(folder / CALIBRATION)
-    elif record.name == "correct" and model.corrections is not None:
+    elif record.name in ("correct", "finetune") and model.corrections is not None:
         model.corrections.save(folder / CORRECTIONS)
     elif record.name != "equalize" or record.metrics["kept"]:  # what is packed has the names of the user's network
         state = {name: value.detach().clone().contiguous() for name, value in model.module.state_dict().items()}
@@ -104,6 +104,7 @@ _RESTORERS: Mapping[str, Callable[[Model, Path], Model]] = {
     "equalize": _restore_equalized,
     "calibrate": _restore_calibrated,
     "correct": _restore_corrected,
+    "finetune": _restore_corrected,
 }
 
 

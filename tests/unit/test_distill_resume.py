@@ -105,7 +105,7 @@ def test_distill_starts_over_for_another_student_teacher_or_data(tmp_path: Path)
 
 def test_distill_starts_over_from_a_cut_off_checkpoint(tmp_path: Path) -> None:
     whole = undisturbed(tmp_path)
-    path = tmp_path / CHECKPOINT
+    path = tmp_path / CHECKPOINT.format("distill")
     path.write_bytes(path.read_bytes()[:-100])
     model, metrics = OPTIONS(perturbed(teacher()), context(tmp_path))
     assert metrics["resumed_from_epoch"] == 0
@@ -114,8 +114,8 @@ def test_distill_starts_over_from_a_cut_off_checkpoint(tmp_path: Path) -> None:
 
 def test_distill_leaves_one_checkpoint_and_no_temporary_file(tmp_path: Path) -> None:
     undisturbed(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", CHECKPOINT]
-    assert load_state(tmp_path / CHECKPOINT, "someone else's") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", CHECKPOINT.format("distill")]
+    assert load_state(tmp_path / CHECKPOINT.format("distill"), "someone else's") is None
 
 
 def test_distill_without_scratch_leaves_no_file(tmp_path: Path) -> None:
