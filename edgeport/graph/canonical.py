@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-FOLDABLE = (
+CONVOLUTIONS = (
     aten.conv1d.default,
     aten.conv1d.padding,
     aten.conv2d.default,
     aten.conv2d.padding,
     aten.conv3d.default,
     aten.conv3d.padding,
-    aten.linear.default,
 )
+LAYERS = (*CONVOLUTIONS, aten.linear.default)  # what a batch norm is folded into, and what int8 has integer weights of
 DROPOUTS = (aten.dropout.default, aten.feature_dropout.default)
 COPIES = (aten.alias.default, aten.detach.default, aten.clone.default)
 SLICE_END = 2**63 - 1  # what Python's open slice end becomes in an ATen graph
@@ -110,7 +110,7 @@ def _fold_batch_norms(module: GraphModule, shapes: Mapping[str, tuple[int, ...]]
         if node.target is not aten.batch_norm.default or node.args[5]:  # that one takes its batch's own statistics
             continue
         layer = node.args[0]
-        if layer.target not in FOLDABLE or len(layer.users) > 1:
+        if layer.target not in LAYERS or len(layer.users) > 1:
             continue
         if layer.target is aten.linear.default and len(shapes[layer.name]) != 2:
             continue  # the norm's channels are dimension 1, the layer's are the last

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from edgeport.graph.canonical import CONVOLUTIONS
 from edgeport.quant.layers import groups_of
-from edgeport.quant.simulate import CONVOLUTIONS
 
 if TYPE_CHECKING:
     from torch.fx import Node

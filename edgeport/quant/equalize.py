@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from edgeport.graph.canonical import CONVOLUTIONS
 from edgeport.graph.execute import HARDTANHS, Executor
 from edgeport.graph.provenance import provenance_keys
 from edgeport.quant.layers import bias_of, groups_of, is_depthwise_layer, weight_of
-from edgeport.quant.simulate import CONVOLUTIONS, weighted_nodes
+from edgeport.quant.simulate import weighted_nodes
 
 aten = torch.ops.aten
 

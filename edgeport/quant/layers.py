@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgeport.graph.canonical import attribute
+from edgeport.graph.canonical import CONVOLUTIONS, attribute
 from edgeport.quant.affine import IntegerWeight, WeightBits, symmetric_weight
 from edgeport.quant.onnx_placement import is_depthwise
-from edgeport.quant.simulate import CONVOLUTIONS
 
 if TYPE_CHECKING:
     import numpy as np

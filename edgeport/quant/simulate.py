@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeport.graph.canonical import attribute, is_constant
+from edgeport.graph.canonical import CONVOLUTIONS, LAYERS, attribute, is_constant
 from edgeport.graph.execute import FUSED_ACTIVATIONS, HARDTANHS, Executor
 from edgeport.graph.provenance import provenance_keys
 from edgeport.quant.affine import Affine, WeightBits, asymmetric, symmetric_weight
@@ -21,18 +21,6 @@ from edgeport.quant.onnx_placement import is_depthwise
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-
-aten = torch.ops.aten
-
-CONVOLUTIONS = (
-    aten.conv1d.default,
-    aten.conv1d.padding,
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.conv3d.default,
-    aten.conv3d.padding,
-)
-LAYERS = (*CONVOLUTIONS, aten.linear.default)
 
 
 class Simulator:
