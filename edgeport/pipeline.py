@@ -222,6 +222,7 @@ class _Validating:
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
+        from edgeport.validation.ablation import ablation
         from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
@@ -246,6 +247,8 @@ class _Validating:
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
         figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
+        if rows := ablation(self.store, self.chain, self.samples, self.progress):
+            figures["ablation"] = msgspec.to_builtins(rows)
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:

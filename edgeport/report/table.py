@@ -28,6 +28,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_table(report))
         for line in _legend(report):
             console.print(line, highlight=False, markup=False, style="dim")
+    if steps := _steps(report):
+        console.print()
+        console.print(steps)
     for name, result in report.targets.items():
         for note in result.notes:
             console.print(f"  note, {name}: {note}", highlight=False, markup=False)
@@ -53,6 +56,34 @@ def _table(report: Report) -> Table:
         if any(name in found for found in figures):
             table.add_row(_ROWS[name][0] if name in _ROWS else name, *(_cell(found.get(name)) for found in figures))
     return table
+
+
+def _steps(report: Report) -> Table | None:
+    """Return a table of what each step did to accuracy, size and speed; None where no stage changed the network."""
+    found = next((stage.metrics.get("ablation") for stage in report.stages if stage.name == "validate"), None)
+    if not isinstance(found, (list, tuple)) or not found:
+        return None
+    table = Table(title=Text("step by step"), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for column in ("top-1", "same answer", "multiply-adds", "weights, not zero", "size", "latency p50"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in found:
+        name = row["step"] if row["step"] == "float" else f"+ {row['step']}"
+        shares = ["-" if row[key] is None else _percent(row[key]) for key in ("top1", "agreement")]
+        table.add_row(name, *shares, _count(row["macs"]), _count(row["weights_nonzero"]), "", "")
+    for name, result in report.targets.items():
+        figures = {metric.name: metric for metric in result.metrics}
+        for title, keys in _FILES.items():
+            cells = [_cell(figures.get(key)) for key in keys]
+            table.add_row(f"{title}, {name}", *cells[:2], "", "", *cells[2:])
+    return table
+
+
+# Rows of files in the table of steps -> top-1, agreement with the float network that was lowered, size, latency.
+_FILES = {
+    "  float file": ("top1@float32", "agreement@float32", "size_float_bytes", "latency_float_p50_ms"),
+    "+ shipped file": ("top1", "agreement", "size_bytes", "latency_p50_ms"),
+}
 
 
 def _cell(metric: Metric | None) -> Text:
@@ -199,7 +230,10 @@ def _whole_lines(stage: StageRecord) -> str:
 
 
 def _distill_line(stage: StageRecord) -> str:
-    return f"{stage.metrics.get('epochs')} epochs of {stage.metrics.get('samples')} samples, {stage.seconds:.1f} s"
+    epochs = stage.metrics.get("epochs")
+    return (
+        f"{epochs} epoch{'' if epochs == 1 else 's'} of {stage.metrics.get('samples')} samples, {stage.seconds:.1f} s"
+    )
 
 
 def _calibrate_line(stage: StageRecord) -> str:

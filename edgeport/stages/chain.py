@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgeport.store import Store, digest
 from edgeport.types import Model, StageRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
@@ -41,6 +42,21 @@ if TYPE_CHECKING:
 TRACE_PACKAGES = ("torch", "numpy")
 FOR_INT8 = ("equalize", "calibrate", "correct", "finetune")
 OF_INT8_FILES = ("calibrate", "correct", "finetune")  # the float network that is lowered does not depend on them
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatStep:
+    """A float network of the chain.
+
+    Attributes:
+        name: `float` for the network that came in, else the stage that made it.
+        key: store key.
+        model: makes or restores it.
+    """
+
+    name: str
+    key: str
+    model: Callable[[], Model]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +119,15 @@ class Chain:
     def float_model(self) -> Model:
         """Return the float network that is the yardstick: not equalized."""
         return self._model_after(sum(step.stage.name not in FOR_INT8 for step in self._steps) - 1)
+
+    def float_steps(self) -> tuple[FloatStep, ...]:
+        """Return the network that came in and what each stage made of it, up to the yardstick."""
+        steps = [FloatStep(name="float", key=self.trace_key, model=self.teacher)]
+        for index, step in enumerate(self._steps):
+            if step.stage.name not in FOR_INT8:
+                made = partial(self._model_after, index)
+                steps.append(FloatStep(name=step.stage.name, key=step.key, model=made))
+        return tuple(steps)
 
     def model(self) -> Model:
         """Return the end of the chain."""

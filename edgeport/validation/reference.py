@@ -30,10 +30,10 @@ def reference(store: Store, chain: Chain, samples: Dataset, progress: Progress) 
     key = reference_key(chain, samples)
     folder = store.get(key)
     if folder is None:
-        outputs = _float_outputs(chain.float_model(), samples, progress, "evaluate float")
+        outputs = float_outputs(chain.float_model(), samples, progress, "evaluate float")
         original = outputs
         if chain.is_changed:
-            original = _float_outputs(chain.teacher(), samples, progress, "evaluate the network that came in")
+            original = float_outputs(chain.teacher(), samples, progress, "evaluate the network that came in")
         labels, scores = samples.labels(), class_scores(original)
         top1 = None if labels is None or scores is None else top1_percent(scores, labels)
         with store.put(key) as fresh:
@@ -58,7 +58,7 @@ def reference_key(chain: Chain, samples: Dataset) -> str:
     return digest("reference", chain.float_key, chain.trace_key, samples.digest)
 
 
-def _float_outputs(model: Model, samples: Dataset, progress: Progress, label: str) -> tuple[np.ndarray, ...]:
+def float_outputs(model: Model, samples: Dataset, progress: Progress, label: str) -> tuple[np.ndarray, ...]:
     """Return the float network's outputs, each `(samples, ...)` float32."""
     import torch
 
