@@ -85,6 +85,9 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
         typer.Option(help="share of filters to cut, 0..1; or filter:, fine:, vector:, kernel: and a share, or 2:4"),
     ] = None,
     distill: Annotated[int | None, typer.Option(help="epochs of distillation")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="networks to learn from instead of MODEL, comma separated: file.py:factory")
+    ] = None,
     qat: Annotated[int | None, typer.Option(help="epochs of quantization-aware training of the int8 files")] = None,
     precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
     max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
@@ -123,6 +126,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             tune=tune,
             prune=prune,
             distill=distill,
+            teacher=teacher,
             qat=qat,
             precision=precision,
             max_drop=max_drop,

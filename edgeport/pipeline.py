@@ -70,7 +70,8 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
         data = opened or random_data(plan, network)
         for note in data.notes:
             progress.log(note)
-        chain = Chain(plan, network, data, store, progress)
+        teachers = [load_network(teacher, None, seed=plan.seed) for teacher in plan.teachers]
+        chain = Chain(plan, network, data, store, progress, teachers=teachers)
         records = examined(chain, chain.records())
         scores = scores_output(records[0], plan.max_drop)
         built, failures, lowering = _Lowering(plan, chain, store, progress, scores).run()

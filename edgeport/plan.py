@@ -40,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         tune: labelled samples on which choices are made (corrections, layers of higher precision).
         prune: share of filters to cut, 0..1, or grains of pruning (see `edgeport.pruning.grains`).
         distill: epochs of distillation.
+        teacher: networks that a student learns from instead of `model`, comma separated, each written as `model` is.
         qat: epochs of quantization-aware training of the int8 files.
         precision: number format of the shipped file.
         max_drop: points of top-1 that may be lost.
@@ -61,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tune: str | None = None
     prune: float | str | None = None
     distill: int | None = None
+    teacher: str | None = None
     qat: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
     max_drop: float | None = None
@@ -84,6 +86,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         precision: of the shipped file; `dynamic_int8` (int8 weights, float activations) is int8 without --calibrate.
         corrections: `auto`, or the weight corrections to make, in order.
         prune: share of filters to cut, 0..1.
+        teachers: networks that a student learns from; empty: the one that came in.
         sparsity: weights that become zero after that.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
@@ -99,6 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     prune: float
     sparsity: tuple[Sparsity, ...]
     distill: int
+    teachers: tuple[str, ...]
     qat: int
     precision: Precision
     max_drop: float | None
@@ -171,6 +175,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         prune=pruning.filters,
         sparsity=pruning.sparsity,
         distill=int(options.distill or 0),
+        teachers=tuple(name.strip() for name in (options.teacher or "").split(",") if name.strip()),
         qat=int(options.qat or 0),
         precision=_precision(options),
         max_drop=options.max_drop,
@@ -219,6 +224,9 @@ def _check(options: Options) -> None:
         f"--seed {options.seed}: 0 or more, below 2^63": 0 <= (options.seed or 0) < 1 << 63,
         "--output is empty; name a folder": options.output != "",
         f"--qat {options.qat}: a number of epochs, 0 or more": (options.qat or 0) >= 0,
+        "--teacher is for --distill or --qat; give one of them": (
+            options.teacher is None or bool(options.distill or options.qat)
+        ),
         "--qat needs --train DATA": not options.qat or options.train is not None,
         "--qat trains int8 files, which need --calibrate DATA and --precision int8": (
             not options.qat or (options.calibrate is not None and options.precision == "int8")

@@ -20,7 +20,7 @@ from edgeport.store import Store, digest
 from edgeport.types import Model, StageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import torch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct | Finetune
 
 TRACE_PACKAGES = ("torch", "numpy")
+TAUGHT = ("distill", "finetune")  # stages that learn from teachers
 FOR_INT8 = ("equalize", "calibrate", "correct", "finetune")
 OF_INT8_FILES = ("calibrate", "correct", "finetune")  # the float network that is lowered does not depend on them
 
@@ -68,9 +69,18 @@ class _Step:
 class Chain:
     """The stages of one build."""
 
-    def __init__(self, plan: Plan, network: Network, data: Data, store: Store, progress: Progress) -> None:
-        """Set up; nothing is computed yet."""
-        self.plan, self.network, self.data = plan, network, data
+    def __init__(  # noqa: PLR0913  # what a build has, one of it each
+        self,
+        plan: Plan,
+        network: Network,
+        data: Data,
+        store: Store,
+        progress: Progress,
+        *,
+        teachers: Sequence[Network] = (),
+    ) -> None:
+        """Set up; nothing is computed yet. `teachers`: what a student learns from instead of `network`."""
+        self.plan, self.network, self.data, self._named_teachers = plan, network, data, teachers
         self.store, self.progress = store, progress
         self._models: dict[int, Model] = {}
 
@@ -112,9 +122,17 @@ class Chain:
             found.append(read_record(self._entry(step.key)))
         return tuple(found)
 
-    def teacher(self) -> Model:
+    def original(self) -> Model:
         """Return the float network as it came in."""
         return self._traced[0]
+
+    @cached_property
+    def _teachers(self) -> tuple[Model, ...]:
+        """What a student learns from."""
+        from edgeport.stages.trace import Trace
+
+        traced = tuple(Trace()(network, self._example)[0] for network in self._named_teachers)
+        return traced or (self.original(),)
 
     def float_model(self) -> Model:
         """Return the float network that is the yardstick: not equalized."""
@@ -122,7 +140,7 @@ class Chain:
 
     def float_steps(self) -> tuple[FloatStep, ...]:
         """Return the network that came in and what each stage made of it, up to the yardstick."""
-        steps = [FloatStep(name="float", key=self.trace_key, model=self.teacher)]
+        steps = [FloatStep(name="float", key=self.trace_key, model=self.original)]
         for index, step in enumerate(self._steps):
             if step.stage.name not in FOR_INT8:
                 made = partial(self._model_after, index)
@@ -144,18 +162,20 @@ class Chain:
         return folder
 
     @cached_property
-    def _traced(self) -> tuple[Model, StageRecord]:
+    def _example(self) -> tuple[torch.Tensor, ...]:
+        """One real sample."""
         import torch
 
+        samples = self.data.calibrate or self.data.evaluate
+        first = next(samples.batches(1))
+        return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in first.inputs)
+
+    @cached_property
+    def _traced(self) -> tuple[Model, StageRecord]:
         from edgeport.stages.trace import Trace
 
         start = time.perf_counter()
-        samples = self.data.calibrate or self.data.evaluate
-        first = next(samples.batches(1))
-        example: tuple[torch.Tensor, ...] = tuple(
-            torch.from_numpy(np.ascontiguousarray(array)) for array in first.inputs
-        )
-        model, metrics = Trace()(self.network, example)
+        model, metrics = Trace()(self.network, self._example)
         self._check_labels(model)
         return model, StageRecord(name="trace", options={}, seconds=time.perf_counter() - start, metrics=metrics)
 
@@ -184,6 +204,7 @@ class Chain:
         from edgeport.stages.sparsify import Sparsify
 
         plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
+        lessons = [train.digest, *(network.fingerprint for network in self._named_teachers)] if train else []
         chosen: list[tuple[Stage, list[str]]] = []
         if plan.prune:
             prune = Prune(ratio=plan.prune, channel_multiple=plan.channel_multiple, importance=plan.importance)
@@ -192,7 +213,7 @@ class Chain:
             sparsify = Sparsify(sparsity=plan.sparsity)
             chosen.append((sparsify, [samples.digest for samples in (train, calibrate) if samples is not None]))
         if plan.distill and train is not None:
-            chosen.append((Distill(epochs=plan.distill, keep_zeros=bool(plan.sparsity)), [train.digest]))
+            chosen.append((Distill(epochs=plan.distill, keep_zeros=bool(plan.sparsity)), lessons))
         if calibrate is not None:
             uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
             auto, corrections = plan.corrections == "auto", plan.corrections
@@ -202,7 +223,7 @@ class Chain:
             chosen.append((Calibrate(method=plan.calibration), uses))
             if plan.qat and train is not None:
                 finetune = Finetune(epochs=plan.qat, weight_bits=bits, keep_zeros=bool(plan.sparsity))
-                chosen.append((finetune, [train.digest]))
+                chosen.append((finetune, lessons))
             elif auto:
                 chosen.append((Correct(weight_bits=bits), uses))
             elif methods := tuple(name for name in METHODS if name in corrections):
@@ -230,7 +251,7 @@ class Chain:
             seed=self.plan.seed,
             threads=self.plan.threads,
             scratch=self.store.scratch(step.key),
-            teacher=self.teacher(),
+            teachers=self._teachers if step.stage.name in TAUGHT else (),
             calibrate=self.data.calibrate,
             train=self.data.train,
             tune=self.data.tune,

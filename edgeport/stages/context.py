@@ -62,7 +62,7 @@ class Context:
         seed: the one seed of the build.
         threads: threads for torch.
         scratch: a folder that survives a killed build, for a stage's checkpoints; None: nothing is kept.
-        teacher: the traced float network as it came in.
+        teachers: what a student learns from: the traced float network as it came in, or networks named instead of it.
         calibrate: calibration samples.
         train: training samples.
         tune: samples on which choices are made; None: there are none.
@@ -72,7 +72,7 @@ class Context:
     seed: int = 0
     threads: int = 1
     scratch: Path | None = None
-    teacher: Model | None = None
+    teachers: tuple[Model, ...] = ()
     calibrate: Dataset | None = None
     train: Dataset | None = None
     tune: Dataset | None = None

@@ -23,7 +23,7 @@ CHECKPOINT = "{}.safetensors"  # in the stage's scratch folder
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """Train the student against the traced teacher.
+    """Train the student against the traced teachers.
 
     One output of class scores, (classes,), with labels or class names in the training data: softened divergence plus
     cross-entropy (`ClassObjective`). Any other network: relative squared error of every output (`ValueObjective`).
@@ -67,18 +67,18 @@ class Distill:
         """
         self._check_options()
         data = checked_data("--distill", model, context)
-        teacher = context.teacher
-        if teacher is None:
-            raise ValueError("context.teacher is None; distill needs the traced float network")
+        if not context.teachers:
+            raise ValueError("context has no teachers; distill needs the traced float network")
         if not model.has_dynamic_batch:
             raise StageError("distill: the network takes batches of one only, so it cannot be trained; drop --distill")
-        _check_outputs(model, teacher)
+        check_teachers(model, context.teachers, self.name)
 
         from edgeport.training.modes import with_tensors
 
         chosen = objective(model, data, temperature=self.temperature, label_weight=self.label_weight)
         recipe = self._recipe(chosen, context.seed)
-        trained = fit((teacher.module, model.module), data, recipe, context, name=self.name)
+        networks = (*(teacher.module for teacher in context.teachers), model.module)
+        trained = fit(networks, data, recipe, context, name=self.name)
         result = model.with_(module=with_tensors(model.module, trained.state.tensors), calibration=None)
         return result, training_figures(trained, recipe, samples=len(data), threads=context.threads)
 
@@ -151,10 +151,8 @@ def objective(model: Model, data: Dataset, *, temperature: float, label_weight: 
     return ValueObjective()
 
 
-def fit(
-    networks: tuple[GraphModule, GraphModule], data: Dataset, recipe: Recipe, context: Context, *, name: str
-) -> Trained:
-    """Train (teacher, student) with a progress bar and, where there is a scratch folder, checkpoints."""
+def fit(networks: tuple[GraphModule, ...], data: Dataset, recipe: Recipe, context: Context, *, name: str) -> Trained:
+    """Train the last network by the others with a progress bar and, where there is a scratch folder, checkpoints."""
     from edgeport.training import loop, schedule
     from edgeport.training.checkpoint import fingerprint
 
@@ -198,23 +196,31 @@ def training_figures(trained: Trained, recipe: Recipe, *, samples: int, threads:
     }
 
 
-def _check_outputs(model: Model, teacher: Model) -> None:
-    """Run one sample through both networks and compare what comes out.
+def check_teachers(model: Model, teachers: Sequence[Model], name: str) -> None:
+    """Run one sample through all networks and compare what comes out.
 
     Raises:
-        StageError: another number of outputs, or another shape.
+        StageError: another number of outputs, another shape, or probabilities on one side only.
     """
     import torch
 
+    from edgeport.training.modes import ends_in_softmax
     from edgeport.training.teacher import outputs_of
 
-    with torch.no_grad():
-        given, wanted = (
-            [tuple(output.shape) for output in outputs_of(network.module, network.example_inputs, "float32")]
-            for network in (model, teacher)
-        )
-    if given != wanted:
-        raise StageError(f"distill: the student returns {_shown(given)}, the teacher {_shown(wanted)}; they must match")
+    def shapes(network: Model) -> list[tuple[int, ...]]:
+        with torch.no_grad():
+            found = outputs_of(network.module, model.example_inputs, "float32")
+        return [tuple(output.shape) for output in found]
+
+    given = shapes(model)
+    for teacher in teachers:
+        wanted = shapes(teacher)
+        if given != wanted:
+            raise StageError(
+                f"{name}: the student returns {_shown(given)}, the teacher {_shown(wanted)}; they must match"
+            )
+        if ends_in_softmax(model.module) != ends_in_softmax(teacher.module):
+            raise StageError(f"{name}: one of student and teacher ends in a softmax and the other does not")
 
 
 def _is_class_scores(model: Model) -> bool:

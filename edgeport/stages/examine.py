@@ -40,7 +40,7 @@ def examined(chain: Chain, records: tuple[StageRecord, ...]) -> tuple[StageRecor
 def _examine(chain: Chain, data: Dataset, others: Dataset | None) -> dict[str, object]:
     chain.progress.log("examine the data")
     start = time.perf_counter()
-    seen = examine(data, chain.teacher(), evaluate=others, effort=BUILD)
+    seen = examine(data, chain.original(), evaluate=others, effort=BUILD)
     return {
         "findings": [asdict(finding) for finding in seen.findings],
         "examined": {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Quantization-aware training against the network that came in, after calibration.
+    """Quantization-aware training against the teachers, after calibration.
 
     The float network stays as it is: what is trained goes into the int8 files only, instead of bias correction and
     AdaRound. One training serves all targets: it sees weights of the fewest bits that any of them has.
@@ -50,14 +50,15 @@ class Finetune:
         from edgeport.graph.canonical import canonicalize
         from edgeport.quant.corrections import Corrections
         from edgeport.quant.straight_through import int8_student, trained_layers
-        from edgeport.stages.distill import checked_data, fit, objective, training_figures
+        from edgeport.stages.distill import check_teachers, checked_data, fit, objective, training_figures
         from edgeport.training.loop import Recipe
 
         if self.epochs < 1:
             raise ConfigError(f"finetune: epochs is {self.epochs}; it must be at least 1")
-        if model.calibration is None or context.teacher is None:
+        if model.calibration is None or not context.teachers:
             raise StageError("finetune: the network is not calibrated")
         data = checked_data("--qat", model, context)
+        check_teachers(model, context.teachers, self.name)
         if not model.has_dynamic_batch:
             raise StageError("finetune: the network takes batches of one only, so it cannot be trained; drop --qat")
         found = {key: model.calibration.range_of(key) for key in model.calibration.statistics}
@@ -77,7 +78,8 @@ class Finetune:
             dtype="float32",  # bfloat16 is coarser than the grid
             keep_zeros=self.keep_zeros,
         )
-        trained = fit((context.teacher.module, student), data, recipe, context, name=self.name)
+        networks = (*(teacher.module for teacher in context.teachers), student)
+        trained = fit(networks, data, recipe, context, name=self.name)
         layers = {bits: trained_layers(module, trained.state.tensors, ranges, bits) for bits in self.weight_bits}
         figures = training_figures(trained, recipe, samples=len(data), threads=context.threads)
         return model.with_(corrections=Corrections(layers=layers)), {

@@ -18,7 +18,7 @@ from edgeport.training import schedule
 from edgeport.training.augment import augmented
 from edgeport.training.checkpoint import State, load_state, save_state
 from edgeport.training.modes import load_tensors, tensors_of, training_copy
-from edgeport.training.teacher import Dtype, Teacher, laid_out, outputs_of
+from edgeport.training.teacher import Dtype, Ensemble, laid_out, outputs_of
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -101,7 +101,7 @@ class Trained:
 class _Run:
     """The moving parts of one training."""
 
-    teacher: Teacher
+    teacher: Ensemble
     student: GraphModule
     optimizer: torch.optim.Optimizer
     recipe: Recipe
@@ -113,19 +113,19 @@ class _Run:
 
 
 def fit(
-    networks: tuple[GraphModule, GraphModule],
+    networks: tuple[GraphModule, ...],
     data: Dataset,
     recipe: Recipe,
     *,
     keep: Keep | None = None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Trained:
-    """Train a student to give the teacher's outputs; both networks given stay as they are.
+    """Train a student to give its teachers' outputs; the networks given stay as they are.
 
     The same arguments give the same bits, whether the run was killed and continued in between or not.
 
     Args:
-        networks: teacher and student, traced, with the same inputs and outputs.
+        networks: one teacher or several, then the student; traced, with the same inputs and outputs.
         data: training samples.
         recipe: how to train.
         keep: where to leave a checkpoint after each epoch and to look for one first.
@@ -138,9 +138,9 @@ def fit(
     count = len(data)
     steps = schedule.steps_per_epoch(count, recipe.batch_size)
     example = [_tensor(array) for array in next(data.batches(1)).inputs]
-    student = laid_out(training_copy(networks[1]))
+    student = laid_out(training_copy(networks[-1]))
     run = _Run(
-        teacher=Teacher(networks[0], example, recipe.dtype),
+        teacher=Ensemble(networks[:-1], example, recipe.dtype),
         student=student,
         optimizer=_optimizer(student, recipe),
         recipe=recipe,

@@ -45,6 +45,23 @@ class Teacher:
             return [torch.cat(outputs) for outputs in zip(*pieces, strict=True)]
 
 
+class Ensemble:
+    """Several teachers that answer as one: the mean of each output.
+
+    Of logits that is the geometric mean of the teachers' predictions, of probabilities the arithmetic one; Hinton et
+    al., "Distilling the Knowledge in a Neural Network" (2015, arXiv:1503.02531), section 2, allows for either.
+    """
+
+    def __init__(self, modules: Sequence[GraphModule], example_inputs: Sequence[torch.Tensor], dtype: Dtype) -> None:
+        """Prepare them; `example_inputs`: a batch of one each."""
+        self._teachers = [Teacher(module, example_inputs, dtype) for module in modules]
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the outputs of a batch, in order."""
+        answers = zip(*(teacher(inputs) for teacher in self._teachers), strict=True)
+        return [outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0) for outputs in answers]
+
+
 def outputs_of(module: GraphModule, inputs: Sequence[torch.Tensor], dtype: Dtype) -> list[torch.Tensor]:
     """Run a network and return its outputs in order."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):

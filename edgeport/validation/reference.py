@@ -33,7 +33,7 @@ def reference(store: Store, chain: Chain, samples: Dataset, progress: Progress) 
         outputs = float_outputs(chain.float_model(), samples, progress, "evaluate float")
         original = outputs
         if chain.is_changed:
-            original = float_outputs(chain.teacher(), samples, progress, "evaluate the network that came in")
+            original = float_outputs(chain.original(), samples, progress, "evaluate the network that came in")
         labels, scores = samples.labels(), class_scores(original)
         top1 = None if labels is None or scores is None else top1_percent(scores, labels)
         with store.put(key) as fresh:

@@ -135,7 +135,7 @@ def main(folder: Path, step: int) -> None:
     """Run the case with checkpoints in `folder`, sleep at `step`; at the end write the weights to `folder`."""
     torch.set_num_threads(1)
     context = Context(
-        teacher=teacher(), train=images(folder), scratch=folder, progress=Sleeper(step=step, interrupt=False)
+        teachers=(teacher(),), train=images(folder), scratch=folder, progress=Sleeper(step=step, interrupt=False)
     )
     model, metrics = OPTIONS(perturbed(teacher()), context)
     save_file({name: value.contiguous() for name, value in tensors_of(model.module).items()}, folder / "result")

@@ -64,7 +64,7 @@ def test_records_say_what_each_stage_did(built: tuple[Project, Chain]) -> None:
 
 def test_models_along_the_chain(built: tuple[Project, Chain]) -> None:
     _, chain = built
-    teacher, floating, last = chain.teacher(), chain.float_model(), chain.model()
+    teacher, floating, last = chain.original(), chain.float_model(), chain.model()
     assert teacher.module.get_parameter("conv1.weight").shape == (16, 3, 3, 3)
     assert floating.module.get_parameter("conv1.weight").shape == (8, 3, 3, 3)
     assert (teacher.calibration, floating.calibration) == (None, None)
@@ -81,7 +81,7 @@ def test_second_run_restores_equal_models_without_running_a_stage(built: tuple[P
     second = ready.chain()
     assert second.records() == first.records()  # seconds too: read, not measured again
     assert ready.progress.labels == []  # no stage ran, and the network was not traced
-    same(first.teacher(), second.teacher())
+    same(first.original(), second.original())
     same(first.float_model(), second.float_model())
     same(first.model(), second.model())
     assert ready.progress.labels == []
@@ -161,12 +161,12 @@ def test_stage_that_is_off_is_not_in_the_chain(tmp_path: Path) -> None:
     assert [record.name for record in plain.records()] == ["trace"]
     assert not plain.is_changed
     assert plain.key == plain.float_key == plain.trace_key
-    assert plain.model() is plain.teacher()
+    assert plain.model() is plain.original()
     quantized = ready.chain(prune=0.0, distill=0, calibration="minmax")
     assert [record.name for record in quantized.records()] == ["trace", "calibrate"]
     assert not quantized.is_changed
     assert quantized.float_key == quantized.trace_key != quantized.key
-    assert quantized.float_model() is quantized.teacher()
+    assert quantized.float_model() is quantized.original()
     # The input, two convolutions with their ReLU, the mean (pooled and flat), the scores.
     seen = quantized.model().calibration
     assert seen is not None
@@ -174,14 +174,14 @@ def test_stage_that_is_off_is_not_in_the_chain(tmp_path: Path) -> None:
     with np.load(str(ready.options.calibrate)) as data:
         kept = np.delete(data["x"], [4, 9, 14, 19], axis=0)  # every fifth is kept for tuning
         assert seen.range_of("/x") == (kept.min(), kept.max())
-        scores = quantized.teacher().module(torch.from_numpy(kept))
+        scores = quantized.original().module(torch.from_numpy(kept))
         assert seen.range_of("linear/linear") == pytest.approx((scores.min().item(), scores.max().item()), abs=1e-5)
 
 
 def test_teacher_is_not_changed_by_the_stages(built: tuple[Project, Chain]) -> None:
     ready, chain = built
     fresh = ready.chain(prune=0.0, distill=0, precision="float32")
-    same(chain.teacher(), fresh.teacher())
+    same(chain.original(), fresh.original())
 
 
 def test_finished_stage_leaves_no_checkpoints(built: tuple[Project, Chain]) -> None:
@@ -195,7 +195,7 @@ def test_stored_weights_are_those_of_the_model(built: tuple[Project, Chain]) -> 
 
     _, chain = built
     trace, prune, distill, calibrate = chain.weight_folders()
-    for folder, model in ((trace, chain.teacher()), (distill, chain.float_model())):
+    for folder, model in ((trace, chain.original()), (distill, chain.float_model())):
         stored, state = load_file(folder / "model.safetensors"), model.module.state_dict()
         assert set(stored) == set(state)
         assert all(torch.equal(stored[name], value) for name, value in state.items())
@@ -214,7 +214,7 @@ def test_label_beyond_the_networks_classes_is_told(tmp_path: Path) -> None:
 
 def test_stage_must_keep_its_promises(built: tuple[Project, Chain]) -> None:
     _, chain = built
-    before = chain.teacher()
+    before = chain.original()
     versions = tensor_versions(before)
     check_stage("prune", before, versions, before)
     with pytest.raises(StageError, match="prune: changed the network's interface"):

@@ -62,7 +62,7 @@ def test_model_is_equalized_and_the_yardstick_is_not(built: tuple[Project, Chain
     _, chain = built
     sample = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     before, after = chain.float_model(), chain.model()
-    assert before.module is chain.teacher().module
+    assert before.module is chain.original().module
     assert not chain.is_changed
     assert chain.lowered_key not in (chain.float_key, chain.key)
     torch.testing.assert_close(after.module(sample), before.module(sample), rtol=1e-4, atol=1e-5)
@@ -113,7 +113,7 @@ def test_auto_without_tune_samples_turns_nothing_on_and_says_so(tmp_path: Path) 
     assert records["correct"].metrics["why"] == "no samples to tune on"
     model = chain.model()
     assert model.corrections == Corrections()
-    assert model.module is chain.teacher().module
+    assert model.module is chain.original().module
 
 
 class Biased(nn.Module):

@@ -18,6 +18,7 @@ from edgeport.stages.context import Context
 from edgeport.stages.distill import Distill
 from edgeport.training.losses import relative_squared_error, softened_divergence
 from edgeport.training.modes import tensors_of
+from edgeport.training.teacher import Ensemble
 from edgeport.types import Model
 
 SHORT = Distill(epochs=1, batch_size=8)
@@ -41,7 +42,7 @@ def is_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> 
 
 
 def test_distill_brings_a_perturbed_student_back_to_the_teacher(tmp_path: Path) -> None:
-    student, context = perturbed(teacher()), Context(teacher=teacher(), train=images(tmp_path, 256))
+    student, context = perturbed(teacher()), Context(teachers=(teacher(),), train=images(tmp_path, 256))
     before = divergence(student, teacher())
     trained, metrics = Distill(epochs=6, batch_size=16, label_weight=0.0)(student, context)
     losses = metrics["loss_per_epoch"]
@@ -54,7 +55,7 @@ def test_distill_leaves_student_and_teacher_as_they_were(tmp_path: Path) -> None
     student, teaching = perturbed(teacher()), teacher()
     before, code = (snapshot(student), snapshot(teaching)), (student.module.code, teaching.module.code)
     gradients = [parameter.requires_grad for parameter in student.module.parameters()]
-    trained, _ = SHORT(student, Context(teacher=teaching, train=images(tmp_path)))
+    trained, _ = SHORT(student, Context(teachers=(teaching,), train=images(tmp_path)))
     assert is_same(snapshot(student), before[0])
     assert is_same(snapshot(teaching), before[1])
     assert (student.module.code, teaching.module.code) == code
@@ -66,13 +67,13 @@ def test_distill_leaves_student_and_teacher_as_they_were(tmp_path: Path) -> None
 def test_distill_of_one_network_as_student_and_teacher_at_once(tmp_path: Path) -> None:
     both = teacher()
     before = snapshot(both)
-    SHORT(both, Context(teacher=both, train=images(tmp_path)))
+    SHORT(both, Context(teachers=(both,), train=images(tmp_path)))
     assert is_same(snapshot(both), before)
 
 
 def test_distill_returns_an_inference_graph_with_the_same_interface(tmp_path: Path) -> None:
     student = perturbed(teacher())
-    trained, _ = SHORT(student, Context(teacher=teacher(), train=images(tmp_path)))
+    trained, _ = SHORT(student, Context(teachers=(teacher(),), train=images(tmp_path)))
     assert trained.module.code == student.module.code
     assert (trained.inputs, trained.outputs) == (student.inputs, student.outputs)
     first = trained.module(pixels(8))
@@ -84,14 +85,14 @@ def test_distill_returns_an_inference_graph_with_the_same_interface(tmp_path: Pa
 def test_distill_updates_running_statistics_and_every_parameter(tmp_path: Path) -> None:
     student = perturbed(teacher())
     before = snapshot(student)
-    trained, _ = SHORT(student, Context(teacher=teacher(), train=images(tmp_path)))
+    trained, _ = SHORT(student, Context(teachers=(teacher(),), train=images(tmp_path)))
     after = snapshot(trained)
     still = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert still == {"norm.num_batches_tracked"}  # traced inference never reads it
 
 
 def test_distill_twice_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
-    context = Context(teacher=teacher(), train=images(tmp_path))
+    context = Context(teachers=(teacher(),), train=images(tmp_path))
     torch.manual_seed(1)
     first = SHORT(perturbed(teacher()), context)[0]
     torch.manual_seed(2)  # whatever chance there is outside does not matter
@@ -102,7 +103,7 @@ def test_distill_twice_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
 
 
 def test_distill_leaves_threads_and_chance_of_torch_alone(tmp_path: Path) -> None:
-    context = Context(teacher=teacher(), train=images(tmp_path), threads=2)
+    context = Context(teachers=(teacher(),), train=images(tmp_path), threads=2)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     _, metrics = SHORT(perturbed(teacher()), context)
     assert metrics["threads"] == 2
@@ -118,7 +119,7 @@ def test_distill_learns_labels_that_the_teacher_does_not_know(tmp_path: Path) ->
 
     def cross_entropy(weight: float) -> float:
         stage = Distill(epochs=8, batch_size=16, label_weight=weight, augment=False)
-        model, _ = stage(teacher(), Context(teacher=teacher(), train=train))
+        model, _ = stage(teacher(), Context(teachers=(teacher(),), train=train))
         scores = model.module(torch.from_numpy(inputs.astype(np.float32)))
         return nn.functional.cross_entropy(scores, torch.from_numpy(labels)).item()
 
@@ -127,14 +128,14 @@ def test_distill_learns_labels_that_the_teacher_does_not_know(tmp_path: Path) ->
 
 def test_distill_in_bfloat16_returns_float32_and_says_so(tmp_path: Path) -> None:
     stage = replace(SHORT, dtype="bfloat16")
-    trained, metrics = stage(perturbed(teacher()), Context(teacher=teacher(), train=images(tmp_path)))
+    trained, metrics = stage(perturbed(teacher()), Context(teachers=(teacher(),), train=images(tmp_path)))
     assert metrics["dtype"] == "bfloat16"
     assert {value.dtype for value in trained.module.parameters()} == {torch.float32}
 
 
 def test_distill_metrics_name_what_was_done(tmp_path: Path) -> None:
     _, metrics = Distill(epochs=2, batch_size=8)(
-        perturbed(teacher()), Context(teacher=teacher(), train=images(tmp_path))
+        perturbed(teacher()), Context(teachers=(teacher(),), train=images(tmp_path))
     )
     assert metrics["epochs"] == 2
     assert metrics["samples"] == 40
@@ -180,7 +181,7 @@ def test_distill_matches_values_that_are_no_class_scores(
     student = perturbed(teaching)
     chance = np.random.default_rng(0)
     train = data(tmp_path, *[chance.normal(size=(256, *shape)).astype(np.float32) for shape in shapes])
-    trained, metrics = Distill(epochs=8, batch_size=16)(student, Context(teacher=teaching, train=train))
+    trained, metrics = Distill(epochs=8, batch_size=16)(student, Context(teachers=(teaching,), train=train))
     assert metrics["objective"] == "ValueObjective"
     assert metrics["dtype"] == "float32"
     held_out = [torch.from_numpy(chance.normal(size=(64, *shape)).astype(np.float32)) for shape in shapes]
@@ -199,7 +200,7 @@ def test_distill_takes_class_names_without_labels_for_class_scores(tmp_path: Pat
     inputs = pixels(16).numpy()
     named = data(tmp_path / "named", inputs, classes=("a", "b", "c", "d"))
     plain = data(tmp_path / "plain", inputs)
-    kinds = [SHORT(teacher(), Context(teacher=teacher(), train=train))[1]["objective"] for train in (named, plain)]
+    kinds = [SHORT(teacher(), Context(teachers=(teacher(),), train=train))[1]["objective"] for train in (named, plain)]
     assert kinds == ["ClassObjective", "ValueObjective"]
 
 
@@ -221,7 +222,7 @@ def test_distill_of_a_network_that_ends_in_softmax_is_that_of_its_logits(tmp_pat
 
     def trained(network: nn.Module) -> dict[str, torch.Tensor]:
         teaching = traced(network)
-        return snapshot(SHORT(perturbed(teaching), Context(teacher=teaching, train=train))[0])
+        return snapshot(SHORT(perturbed(teaching), Context(teachers=(teaching,), train=train))[0])
 
     logits, probabilities = trained(module.net), trained(module)
     for name, value in logits.items():  # float32 rounds log(softmax) near 1e-7, over 5 steps
@@ -230,7 +231,7 @@ def test_distill_of_a_network_that_ends_in_softmax_is_that_of_its_logits(tmp_pat
 
 @pytest.mark.parametrize("count", [2, 3, 9, 17])
 def test_distill_takes_data_that_leave_a_rest_of_one(tmp_path: Path, count: int) -> None:
-    trained, _ = SHORT(perturbed(teacher()), Context(teacher=teacher(), train=images(tmp_path, count)))
+    trained, _ = SHORT(perturbed(teacher()), Context(teachers=(teacher(),), train=images(tmp_path, count)))
     assert all(bool(torch.isfinite(value).all()) for value in tensors_of(trained.module).values())
 
 
@@ -247,7 +248,9 @@ def test_distill_that_diverges_names_epoch_and_step_and_keeps_the_checkpoint(tmp
     inputs[20] = 4.0
     model = traced(Exploding(), [(1,)])
     with pytest.raises(StageError, match=r"distill: the loss became (nan|inf) in epoch 1, step [1-4] of 8; lower"):
-        Distill(epochs=2, batch_size=8)(model, Context(teacher=model, train=data(tmp_path, inputs), scratch=tmp_path))
+        Distill(epochs=2, batch_size=8)(
+            model, Context(teachers=(model,), train=data(tmp_path, inputs), scratch=tmp_path)
+        )
 
 
 def test_distill_refuses_networks_of_other_output_shape(tmp_path: Path) -> None:
@@ -255,12 +258,12 @@ def test_distill_refuses_networks_of_other_output_shape(tmp_path: Path) -> None:
     other = Net()
     other.linear = nn.Linear(8, 5)
     with pytest.raises(StageError, match="student returns 1x4, the teacher 1x5"):
-        SHORT(teacher(), Context(teacher=traced(other), train=images(tmp_path)))
+        SHORT(teacher(), Context(teachers=(traced(other),), train=images(tmp_path)))
 
 
 def test_distill_refuses_data_that_do_not_fit(tmp_path: Path) -> None:
     def attempt(train: object) -> None:
-        SHORT(teacher(), Context(teacher=teacher(), train=train))  # type: ignore[arg-type]  # None is one of the cases
+        SHORT(teacher(), Context(teachers=(teacher(),), train=train))  # type: ignore[arg-type]  # None is one of the cases
 
     with pytest.raises(ConfigError, match="--distill needs --train DATA"):
         attempt(None)
@@ -276,7 +279,7 @@ def test_distill_refuses_data_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_distill_refuses_a_network_with_a_fixed_batch(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="batches of one only"):
-        SHORT(replace(teacher(), has_dynamic_batch=False), Context(teacher=teacher(), train=images(tmp_path)))
+        SHORT(replace(teacher(), has_dynamic_batch=False), Context(teachers=(teacher(),), train=images(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -291,10 +294,38 @@ def test_distill_refuses_a_network_with_a_fixed_batch(tmp_path: Path) -> None:
 )
 def test_distill_refuses_options_out_of_range(tmp_path: Path, stage: Distill, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        stage(teacher(), Context(teacher=teacher(), train=images(tmp_path)))
+        stage(teacher(), Context(teachers=(teacher(),), train=images(tmp_path)))
 
 
 def test_perturbed_student_of_these_tests_is_really_worse() -> None:
     student = perturbed(teacher())
     assert divergence(student, teacher()) > 0.05
     assert is_same(snapshot(copy.deepcopy(student)), snapshot(perturbed(teacher())))
+
+
+def test_two_teachers_answer_with_the_mean_of_their_logits() -> None:
+    first, second = teacher(), perturbed(teacher(), 0.3)
+    example = [torch.zeros(1, 3, 16, 16)]
+    inputs = [torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
+    answers = Ensemble([first.module, second.module], example, "float32")(inputs)
+    with torch.no_grad():
+        expected = (first.module(*inputs) + second.module(*inputs)) / 2
+    assert torch.allclose(answers[0], expected, atol=1e-5)
+
+
+def test_student_of_two_teachers_ends_between_them(tmp_path: Path) -> None:
+    first, second = teacher(), perturbed(teacher(), 0.3)
+    train = images(tmp_path, 128)
+    stage = Distill(epochs=4, batch_size=16, label_weight=0.0, augment=False)
+    inputs = [torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(1))]
+    with torch.no_grad():
+        wanted = (first.module(*inputs) + second.module(*inputs)) / 2
+    trained, _ = stage(first, Context(teachers=(first, second), train=train))
+    with torch.no_grad():
+        assert (trained.module(*inputs) - wanted).square().mean() < (first.module(*inputs) - wanted).square().mean()
+
+
+def test_a_teacher_that_gives_probabilities_does_not_fit_a_student_of_logits(tmp_path: Path) -> None:
+    other = traced(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, CLASSES), nn.Softmax(1)))
+    with pytest.raises(StageError, match="ends in a softmax and the other does not"):
+        SHORT(teacher(), Context(teachers=(teacher(), other), train=images(tmp_path)))

@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).with_name("distill_case.py")
 
 def context(folder: Path, *, stop_at: int = NEVER, seed: int = 0) -> Context:
     progress = Sleeper(step=stop_at, interrupt=True)
-    return Context(teacher=teacher(), train=images(folder), scratch=folder, progress=progress, seed=seed)
+    return Context(teachers=(teacher(),), train=images(folder), scratch=folder, progress=progress, seed=seed)
 
 
 def undisturbed(folder: Path) -> dict[str, torch.Tensor]:
@@ -98,7 +98,7 @@ def test_distill_starts_over_for_another_student_teacher_or_data(tmp_path: Path)
     same = context(tmp_path)
     assert resumed(tmp_path, 0.4, same) == 0
     undisturbed(tmp_path)
-    assert resumed(tmp_path, 0.5, replace(same, teacher=perturbed(teacher(), 0.1))) == 0
+    assert resumed(tmp_path, 0.5, replace(same, teachers=(perturbed(teacher(), 0.1),))) == 0
     undisturbed(tmp_path)
     assert resumed(tmp_path, 0.5, replace(same, train=images(tmp_path / "more", 48))) == 0
 

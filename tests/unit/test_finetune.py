@@ -46,7 +46,7 @@ def calibrated(tmp_path: Path) -> tuple[Model, Context]:
     torch.manual_seed(0)
     model = traced(Small().eval())
     context = Context(
-        teacher=model,
+        teachers=(model,),
         train=data(tmp_path / "train", samples(0, 128)),
         calibrate=data(tmp_path / "calibrate", samples(1)),
     )
@@ -131,7 +131,7 @@ def test_training_brings_the_int8_network_nearer_to_its_teacher(calibrated: tupl
 def test_what_cannot_be_trained_is_refused(calibrated: tuple[Model, Context]) -> None:
     model, context = calibrated
     with pytest.raises(ConfigError, match="--qat needs --train DATA"):
-        Finetune(epochs=1)(model, Context(teacher=model))
+        Finetune(epochs=1)(model, Context(teachers=(model,)))
     with pytest.raises(StageError, match="finetune: the network is not calibrated"):
         Finetune(epochs=1)(model.with_(calibration=None), context)
     with pytest.raises(ConfigError, match="epochs is 0; it must be at least 1"):

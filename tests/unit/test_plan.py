@@ -56,6 +56,7 @@ def test_every_default_is_a_value() -> None:
         "prune": 0.0,
         "sparsity": (),
         "distill": 0,
+        "teachers": (),
         "qat": 0,
         "precision": "int8",
         "max_drop": None,

@@ -24,7 +24,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Chain]:
 
 def by_hand(chain: Chain, path: str | None, *, original: bool) -> tuple[np.ndarray, np.ndarray]:
     with np.load(str(path)) as data, torch.no_grad():
-        model = chain.teacher() if original else chain.float_model()
+        model = chain.original() if original else chain.float_model()
         return model.module(torch.from_numpy(data["x"])).numpy(), data["y"]
 
 

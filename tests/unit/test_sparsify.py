@@ -66,8 +66,8 @@ def test_training_keeps_what_is_zero_at_zero_and_moves_the_rest(tmp_path: Path) 
     model = traced(network())
     sparse, _ = Sparsify(sparsity=parse("fine:0.5").sparsity)(model, Context())
     train = data(tmp_path, samples())
-    kept, _ = Distill(epochs=2, batch_size=8, keep_zeros=True)(sparse, Context(teacher=model, train=train))
-    loose, _ = Distill(epochs=2, batch_size=8)(sparse, Context(teacher=model, train=train))
+    kept, _ = Distill(epochs=2, batch_size=8, keep_zeros=True)(sparse, Context(teachers=(model,), train=train))
+    loose, _ = Distill(epochs=2, batch_size=8)(sparse, Context(teachers=(model,), train=train))
     for name, value in sparse.module.named_parameters():
         if value.dim() > 1:
             zero = value == 0
