@@ -69,7 +69,7 @@ def test_rebuild_runs_nothing_again(folder: Path) -> None:
     [
         (("--qat", "1", "--precision", "float32"), "--qat trains int8 files"),
         (("--teacher", "big.py:net", "--distill", "0"), "--teacher is for --distill or --qat"),
-        (("--teacher", "big.py:net", "--distill", "1"), "no file 'big.py'"),
+        (("--teacher", "big.py:net", "--distill", "1"), "no model file 'big.py'"),
         (("--qat", "-1"), "--qat -1: a number of epochs"),
         (("--prune", "fine:1"), "a share of the weights, from 0 to below 1"),
         (("--prune", "fine:0.5,fine:0.6"), "fine is named twice"),
