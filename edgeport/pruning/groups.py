@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.fx import GraphModule, Node
 
-from edgeport.pruning import rules_layers, rules_shapes, rules_values
+from edgeport.pruning import rules_attention, rules_layers, rules_shapes, rules_values
+from edgeport.pruning.heads import head_dimensions
 from edgeport.pruning.labels import NOT_PINNED, Axes, Indices, Labels
 from edgeport.pruning.operation import (
     NotUnderstoodError,
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 
     import torch
 
-RULES: Mapping[str, Callable[[Operation], Any]] = {**rules_layers.RULES, **rules_values.RULES, **rules_shapes.RULES}
+RULES: Mapping[str, Callable[[Operation], Any]] = {
+    **rules_layers.RULES,
+    **rules_attention.RULES,
+    **rules_values.RULES,
+    **rules_shapes.RULES,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,7 @@ class _Walk:
     def __init__(self, module: GraphModule, shapes: Mapping[Node, Any]) -> None:
         self.module = module
         self.shapes = shapes
+        self.heads = head_dimensions(module, shapes)
         self.labels = Labels()
         self.axes: dict[Node, Any] = {}
         self.layers: list[_Layer] = []
@@ -182,6 +189,7 @@ class _Walk:
             labels=self.labels,
             produce=self._produce,
             path=_module_path(node),
+            head=self.heads.get(node),
         )
         rule = RULES.get(operator_name(node))
         reason = "is not known to pruning"

@@ -33,12 +33,12 @@ class Labels:
     def tie(self, first: Axis, second: Axis, why: str) -> Axis:
         """Make two axes of equal length the same channels, position by position.
 
-        A dimension without labels never changes, so it pins the other one, and `why` says so.
+        A dimension without labels never changes, so it pins the other one, and `why` says so; the two together have
+        no labels either.
         """
         if first is None or second is None:
-            labelled = second if first is None else first
-            self.pin(labelled, why)
-            return labelled
+            self.pin(second if first is None else first, why)
+            return None
         if first.shape != second.shape:
             raise ValueError(f"cannot tie {first.shape[0]} channels to {second.shape[0]}")
         if first is not second:

@@ -91,6 +91,7 @@ class Operation:
         labels: where labels come from and ties go to.
         produce: call it with a weight node, the dimension of its filters and their labels.
         path: module path of the layer, for messages.
+        head: the dimension of the result that counts attention heads, where that is known.
     """
 
     node: Node
@@ -100,6 +101,7 @@ class Operation:
     labels: Labels
     produce: Callable[[Node, int], None]
     path: str
+    head: int | None
 
     @property
     def title(self) -> str:

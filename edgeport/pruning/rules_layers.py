@@ -63,17 +63,6 @@ def linear(op: Operation) -> Axes:
     return (*op.source_axes[:-1], outputs)
 
 
-def product_with_parameter(op: Operation) -> Axes:
-    """`x @ parameter` is a linear layer with a transposed weight; any other product mixes two activations."""
-    weight = op.node.args[1]
-    if not isinstance(weight, Node) or weight.op != "get_attr" or len(op.shapes[weight]) != 2:
-        raise NotUnderstoodError("multiplies two activations")
-    inputs, outputs = op.axes[weight]
-    op.labels.tie(op.source_axes[-1], inputs, op.ties)
-    op.produce(weight, 1)
-    return (*op.source_axes[:-1], outputs)
-
-
 def channel_norm(op: Operation) -> Axes:
     """Batch and instance norm: a channel's statistics depend on that channel alone."""
     axes = list(op.source_axes)
@@ -91,22 +80,37 @@ def prelu(op: Operation) -> Axes:
     return tuple(axes)
 
 
-def mixes_channels(op: Operation) -> Axes:
-    """Layer and group norm: removing a channel would change the statistics of those that stay."""
-    raise NotUnderstoodError("normalises across channels")
+def layer_norm(op: Operation) -> Axes:
+    """Layer and RMS norm: without a channel the statistics of those that stay would be others."""
+    first = len(op.source_axes) - len(op.named["normalized_shape"])
+    for dim, axis in enumerate(op.source_axes[first:]):
+        op.labels.pin(axis, f"{op.title} normalises across channels")
+        for name in ("weight", "bias"):
+            if op.named.get(name) is not None:
+                op.labels.tie(axis, op.axes[op.named[name]][dim], op.ties)
+    return op.source_axes
+
+
+def group_norm(op: Operation) -> Axes:
+    """As `layer_norm`, with the statistics of a group of channels and of all positions."""
+    for axis in op.source_axes[1:]:
+        op.labels.pin(axis, f"{op.title} normalises across channels")
+    for name in ("weight", "bias"):
+        if op.named[name] is not None:
+            op.labels.tie(op.source_axes[1], op.axes[op.named[name]][0], op.ties)
+    return op.source_axes
 
 
 RULES = {
     **{f"conv{rank}d": convolution for rank in (1, 2, 3)},
     **{f"conv_transpose{rank}d": transposed_convolution for rank in (1, 2, 3)},
     "linear": linear,
-    "matmul": product_with_parameter,
-    "mm": product_with_parameter,
     "batch_norm": channel_norm,
     "instance_norm": channel_norm,
     "prelu": prelu,
-    "layer_norm": mixes_channels,
-    "group_norm": mixes_channels,
+    "layer_norm": layer_norm,
+    "rms_norm": layer_norm,
+    "group_norm": group_norm,
 }
 
 

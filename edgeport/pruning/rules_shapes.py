@@ -17,26 +17,42 @@ def reshape(op: Operation) -> Axes:
     """Follow labels through merged and split dimensions.
 
     (N, C, H, W) -> (N, C*H*W) repeats each label H*W times. C -> (a, b) makes one factor carry the channels and ties
-    the others: the factor along which the labels differ already (a flatten undone), else the largest (channel shuffle).
+    the others: the factor along which the labels differ already (a flatten undone), the one that counts attention
+    heads, else the largest (channel shuffle).
     """
-    for size in op.named.get("size") or op.named.get("shape") or op.named.get("sizes") or ():
-        if isinstance(size, Node) and operator_name(size) != "sym_size":
-            raise NotUnderstoodError("computes a size from other sizes")
     if np.prod(op.source_shape) != np.prod(op.shape):
         raise NotUnderstoodError("reads its bytes as another type")
     result: list[Axis] = [None] * len(op.shape)
     for sources, targets in _blocks(op.source_shape, op.shape):
         labelled = [dim for dim in sources if op.source_axes[dim] is not None]
-        if len(labelled) > 1:
-            raise NotUnderstoodError("merges two dimensions that both carry channels")
-        if not labelled:
+        for dim in labelled if len(labelled) > 1 else ():
+            op.labels.pin(op.source_axes[dim], f"{op.title} merges two dimensions that both carry channels")
+        if len(labelled) != 1:
             continue
         sizes = [op.source_shape[dim] for dim in sources]
         place = [-1 if dim == labelled[0] else 1 for dim in sources]
         merged = np.broadcast_to(op.source_axes[labelled[0]].reshape(place), sizes).reshape(-1)  # type: ignore[union-attr]  # labelled
-        carrier, axis = _split(op, merged, [op.shape[dim] for dim in targets])
+        carrier, axis = _split(op, merged, targets)
         result[targets[carrier]] = axis
+    if any(axis is not None for axis, size in zip(result, _requested(op), strict=False) if _is_computed(size)):
+        raise NotUnderstoodError("computes a size from other sizes")
     return tuple(result)
+
+
+def _requested(op: Operation) -> list[Any]:
+    """Return the sizes that a view asks for, by dimension of the result."""
+    before = op.dimension() if "sizes" in op.named else 0
+    return [None] * before + list(op.named.get("size") or op.named.get("shape") or op.named.get("sizes") or ())
+
+
+def _is_computed(size: Any) -> bool:
+    return isinstance(size, Node) and operator_name(size) != "sym_size"
+
+
+def reshape_as(op: Operation) -> Axes:
+    """As `reshape`, with the sizes of another tensor: the two must go on having the same."""
+    other = op.axes[op.named["other"]]
+    return tuple(op.labels.tie(one, two, op.ties) for one, two in zip(reshape(op), other, strict=True))
 
 
 def _blocks(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -59,8 +75,9 @@ def _product(shape: tuple[int, ...], dims: list[int]) -> int:
     return int(np.prod([shape[dim] for dim in dims]))
 
 
-def _split(op: Operation, merged: Indices, sizes: list[int]) -> tuple[int, Indices]:
-    """Return which of the factors `sizes` carries the channels, and its labels."""
+def _split(op: Operation, merged: Indices, targets: list[int]) -> tuple[int, Indices]:
+    """Return which of the dimensions `targets` (an index into it) carries the channels, and its labels."""
+    sizes = [op.shape[dim] for dim in targets]
     grid = merged.reshape(sizes)
 
     def line(carrier: int) -> Indices:
@@ -69,7 +86,7 @@ def _split(op: Operation, merged: Indices, sizes: list[int]) -> tuple[int, Indic
     for carrier in range(len(sizes)):
         if (grid == line(carrier)).all():
             return carrier, line(carrier).reshape(-1)
-    carrier = int(np.argmax(sizes))
+    carrier = targets.index(op.head) if op.head in targets else int(np.argmax(sizes))
     op.labels.tie(merged, np.broadcast_to(line(carrier), grid.shape).reshape(-1), op.ties)
     return carrier, line(carrier).reshape(-1)
 
@@ -195,6 +212,26 @@ def split(op: Operation) -> tuple[Axes, ...]:
     return tuple((*axes[:dim], part, *axes[dim + 1 :]) for part in np.split(axes[dim], ends))  # type: ignore[arg-type]  # labelled
 
 
+def unbind(op: Operation) -> tuple[Axes, ...]:
+    """One tensor for each position; a picked channel must stay."""
+    dim = op.dimension()
+    if op.source_axes[dim] is not None:
+        raise NotUnderstoodError("picks single channels")
+    return tuple((*op.source_axes[:dim], *op.source_axes[dim + 1 :]) for _ in op.shape)
+
+
+def repeat(op: Operation) -> Axes:
+    """Copies side by side: along the dimension each channel is there several times."""
+    times = list(op.named["repeats"])
+    front = len(times) - len(op.source_axes)
+    result: list[Axis] = [None] * front
+    for axis, count in zip(op.source_axes, times[front:], strict=True):
+        if axis is not None and not isinstance(count, int):
+            raise NotUnderstoodError("repeats channels by a computed number")
+        result.append(axis if axis is None else np.tile(axis, count))
+    return tuple(result)
+
+
 def pick(op: Operation) -> Axes:
     """One tensor out of several."""
     return op.axes[op.source][op.node.args[1]]  # type: ignore[no-any-return]  # the axes of one tensor
@@ -250,6 +287,7 @@ def channel_shuffle(op: Operation) -> Axes:
 
 RULES: dict[str, Any] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), reshape),
+    **dict.fromkeys(("view_as", "reshape_as"), reshape_as),
     **dict.fromkeys(("permute", "transpose", "t"), permute),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
     **dict.fromkeys(("pad", "constant_pad_nd"), pad),
@@ -261,6 +299,8 @@ RULES: dict[str, Any] = {
     "slice": cut,
     "select": select,
     "getitem": pick,
+    "unbind": unbind,
+    "repeat": repeat,
     "expand": expand,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from edgeport.pruning.labels import Axes, Axis
 
 ELEMENTWISE = """
-    _to_copy abs add alias atan bitwise_not celu clamp clamp_max clamp_min clone contiguous cos detach div dropout
-    elu eq erf exp expand_as expm1 feature_dropout floor fmod ge gelu gt hardshrink hardsigmoid hardswish hardtanh
-    le leaky_relu lerp log log1p log_sigmoid logical_not lt maximum minimum mish mul ne neg pow reciprocal relu
-    relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin softplus softshrink softsign sqrt square sub
-    tanh tanhshrink threshold to where
+    _to_copy abs add addcdiv addcmul alias atan bitwise_not celu clamp clamp_max clamp_min clone contiguous cos
+    detach div dropout elu eq erf exp expand_as expm1 feature_dropout floor fmod ge gelu gt hardshrink hardsigmoid
+    hardswish hardtanh le leaky_relu lerp log log1p log_sigmoid logical_not lt maximum minimum mish mul ne neg pow
+    reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin softplus softshrink softsign
+    sqrt square sub tanh tanhshrink threshold to where
 """.split()  # noqa: SIM905  # one name a line would be a page
 WINDOWS = {
     **{f"{kind}_pool{rank}d": rank for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for rank in (1, 2, 3)},
@@ -33,9 +33,9 @@ WINDOWS = {
     "upsample_nearest3d": 3,
     "upsample_trilinear3d": 3,
 }
-REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std")
+REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "logsumexp", "prod", "any", "all")
 LIKE_THE_FIRST = ("type_as", "zeros_like", "ones_like", "full_like")
-ALONG_ONE_DIMENSION = ("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "flip")
+ALONG_ONE_DIMENSION = ("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "flip", "roll")
 
 
 def elementwise(op: Operation) -> Axes:
@@ -83,7 +83,7 @@ def reduction(op: Operation) -> Axes:
 def along_one_dimension(op: Operation) -> Axes:
     """Softmax and the like: fine along any dimension but channels."""
     dims = op.named["dims"] if "dims" in op.named else [op.named["dim"]]
-    if any(op.source_axes[dim] is not None for dim in dims):
+    if any(op.source_axes[dim] is not None for dim in (dims or range(len(op.source_axes)))):
         raise NotUnderstoodError("runs along its channels")
     return op.source_axes
 

@@ -151,6 +151,8 @@ def _trace(network: torch.nn.Module, structure: Structure) -> tuple[GraphModule,
     import torch
     from torch.fx import GraphModule
 
+    from edgeport.graph.functional import make_functional
+
     pair, single = (
         tuple(torch.zeros(batch, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in structure.inputs)
         for batch in (2, 1)
@@ -163,7 +165,9 @@ def _trace(network: torch.nn.Module, structure: Structure) -> tuple[GraphModule,
         raise ConfigError(f"the network does not take the recorded inputs of shape {shapes}: {error}") from error
     program = _exported(network, pair, single)
     inner = program.module(check_guards=False)
-    return GraphModule(inner, inner.graph), single
+    module = GraphModule(inner, inner.graph)
+    make_functional(module)  # as the trace stage did: overwriting operators have no channel rules
+    return module, single
 
 
 def _exported(

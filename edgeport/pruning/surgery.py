@@ -79,7 +79,11 @@ def count(axis: Axis, alive: Alive) -> int:
 
 def _slice_attributes(module: GraphModule, groups: Groups, alive: Alive) -> None:
     """Cut every parameter and buffer, once for each tensor: one that has two names stays one."""
-    used = {str(node.target): groups.axes[node.name] for node in module.graph.nodes if node.op == "get_attr"}
+    used = {
+        str(node.target): groups.axes[node.name]
+        for node in module.graph.nodes
+        if node.op == "get_attr" and node.name in groups.axes  # a subgraph has none
+    }
     values = {path: _get(module, path) for path in used}
     values |= dict(module.named_parameters(remove_duplicate=False))
     values |= dict(module.named_buffers(remove_duplicate=False))

@@ -141,7 +141,7 @@ WORDS = {
     "sort": "operator aten.sort.default in 'forward' is not known to pruning",
     "strided": "operator aten.slice.Tensor in 'forward' picks scattered channels",
     "mean": "operator aten.mean.dim in 'forward' reduces over its channels",
-    "roll": "operator aten.roll.default in 'forward' is not known to pruning",
+    "roll": "operator aten.roll.default in 'forward' runs along its channels",
     "matmul": "operator aten.matmul.default in 'forward' multiplies two activations",
 }
 
