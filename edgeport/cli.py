@@ -82,7 +82,9 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     ] = None,
     prune: Annotated[
         str | None,
-        typer.Option(help="share of filters to cut, 0..1; or filter:, fine:, vector:, kernel: and a share, or 2:4"),
+        typer.Option(
+            help="share of filters to cut, 0..1, or some of filter:0.5,layer:2,fine:0.8,kernel:0.5,vector:0.5,2:4"
+        ),
     ] = None,
     distill: Annotated[int | None, typer.Option(help="epochs of distillation")] = None,
     teacher: Annotated[

@@ -87,6 +87,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         corrections: `auto`, or the weight corrections to make, in order.
         prune: share of filters to cut, 0..1.
         teachers: networks that a student learns from; empty: the one that came in.
+        prune_blocks: residual blocks to leave out before that.
         sparsity: weights that become zero after that.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
@@ -100,6 +101,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     train: str | None
     tune: str | None
     prune: float
+    prune_blocks: int
     sparsity: tuple[Sparsity, ...]
     distill: int
     teachers: tuple[str, ...]
@@ -173,6 +175,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         train=options.train,
         tune=options.tune,
         prune=pruning.filters,
+        prune_blocks=pruning.blocks,
         sparsity=pruning.sparsity,
         distill=int(options.distill or 0),
         teachers=tuple(name.strip() for name in (options.teacher or "").split(",") if name.strip()),

@@ -3,6 +3,7 @@
 | written | what goes | who gains |
 |---|---|---|
 | `0.5`, `filter:0.5` | half of the filters of each layer: shapes shrink | every file: size, latency, memory |
+| `layer:2` | the 2 residual blocks that change the outputs least | every file |
 | `fine:0.8` | four fifths of the single weights | the compressed file |
 | `kernel:0.5` | half of the k x k slices, one an output and input channel | the compressed file |
 | `vector:0.5` | half of the rows of the kernels | the compressed file |
@@ -53,10 +54,12 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         filters: share of the filters that is cut, 0..1.
+        blocks: residual blocks that are left out, before filters are cut.
         sparsity: what becomes zero after that, in this order.
     """
 
     filters: float = 0.0
+    blocks: int = 0
     sparsity: tuple[Sparsity, ...] = ()
 
 
@@ -66,20 +69,22 @@ def parse(text: str | float) -> Pruning:
     Raises:
         ConfigError: an unknown grain, a share out of range, or a grain named twice.
     """
-    filters, sparsity, seen = 0.0, [], set()
+    filters, blocks, sparsity, seen = 0.0, 0, [], set()
     for part in str(text).split(","):
         grain, found = _part(part.strip(), text)
         if grain in seen:
             raise ConfigError(f"--prune {text}: {grain} is named twice")
         seen.add(grain)
-        if isinstance(found, float):
+        if isinstance(found, int):
+            blocks = found
+        elif isinstance(found, float):
             filters = found
         else:
             sparsity.append(found)
-    return Pruning(filters=filters, sparsity=tuple(sparsity))
+    return Pruning(filters=filters, blocks=blocks, sparsity=tuple(sparsity))
 
 
-def _part(part: str, whole: str | float) -> tuple[str, float | Sparsity]:
+def _part(part: str, whole: str | float) -> tuple[str, int | float | Sparsity]:
     if pattern := re.fullmatch(r"(\d+):(\d+)", part):
         keep, of = int(pattern[1]), int(pattern[2])
         if not 0 < keep < of <= MOST_OF:
@@ -87,8 +92,12 @@ def _part(part: str, whole: str | float) -> tuple[str, float | Sparsity]:
         return "n:m", Sparsity(kind="n:m", share=1 - keep / of, keep=keep, of=of)
     name, colon, amount = part.rpartition(":")
     grain = name if colon else "filter"
+    if grain == "layer":
+        if not amount.isdecimal() or int(amount) < 1:
+            raise ConfigError(f"--prune {whole}: a number of residual blocks, 1 or more")
+        return grain, int(amount)
     if grain not in SHARES:
-        known = [*SHARES, "2:4"]
+        known = [*SHARES, "layer", "2:4"]
         raise ConfigError(
             f"--prune {whole}: unknown grain '{grain}'; known: {', '.join(known)}{did_you_mean(grain, known)}"
         )

@@ -47,11 +47,13 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         inputs: what the network takes, to trace it again.
         groups: by the module path of the group's first layer (`#2`, ... where that starts several groups); groups that
             were left whole are listed too.
+        removed: provenance keys of the additions of residual blocks that were left out, before anything was cut.
     """
 
     schema: int = 1
     inputs: tuple[InputShape, ...] = ()
     groups: dict[str, CutGroup] = msgspec.field(default_factory=dict)
+    removed: tuple[str, ...] = ()
 
     def save(self, directory: Path) -> None:
         """Write `structure.json` into a folder."""
@@ -76,9 +78,19 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return structure
 
 
-def describe(groups: Groups, kept: Mapping[str, Sequence[int]], inputs: Sequence[TensorSpec]) -> Structure:
-    """Return the structure of a network pruned with `kept` (groups that it does not name stay whole)."""
+def describe(
+    groups: Groups, kept: Mapping[str, Sequence[int]], inputs: Sequence[TensorSpec], *, removed: Sequence[str] = ()
+) -> Structure:
+    """Return the structure of a network pruned with `kept` (groups that it does not name stay whole).
+
+    Args:
+        groups: of the network without the `removed` blocks.
+        kept: group name -> channels that stay.
+        inputs: what the network takes.
+        removed: keys of blocks that were left out before.
+    """
     return Structure(
+        removed=tuple(removed),
         inputs=tuple(InputShape(name=spec.name, shape=spec.shape, dtype=spec.dtype) for spec in inputs),
         groups={
             group.name: CutGroup(
@@ -97,9 +109,14 @@ def apply_structure(module: GraphModule, example_inputs: Sequence[torch.Tensor],
     Raises:
         ConfigError: the network does not have these groups.
     """
+    from edgeport.pruning.blocks import without_blocks
     from edgeport.pruning.groups import find_groups
     from edgeport.pruning.surgery import prune_channels
 
+    try:
+        module = without_blocks(module, example_inputs, structure.removed) if structure.removed else module
+    except ValueError as error:
+        raise ConfigError(f"structure and network do not match: {error}") from error
     groups = find_groups(module, example_inputs)
     found = {group.name: group for group in groups.groups}
     for name in (*structure.groups, *found):

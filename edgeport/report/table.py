@@ -208,7 +208,7 @@ def _prune_line(stage: StageRecord) -> str:
     weights_before, weights_after = _number(stage, "parameters_before"), _number(stage, "parameters_after")
     return (
         f"multiply-adds {_count(before)} -> {_count(after)} ({before / after:.2f}x fewer), "
-        f"parameters {_count(weights_before)} -> {_count(weights_after)}{_whole_lines(stage)}"
+        f"parameters {_count(weights_before)} -> {_count(weights_after)}{_left_out(stage)}{_whole_lines(stage)}"
     )
 
 
@@ -220,6 +220,14 @@ def _sparsify_line(stage: StageRecord) -> str:
         f" zero, and {100 * (1 - needed / macs):.1f} % of the multiply-adds multiply by zero"
         f"\n{INDENT}the runtimes compute zeros like other weights: only the compressed size gains{_whole_lines(stage)}"
     )
+
+
+def _left_out(stage: StageRecord) -> str:
+    blocks = stage.metrics.get("blocks", [])
+    names = (
+        [str(block["block"]).rpartition("/")[0] or "/" for block in blocks] if isinstance(blocks, (list, tuple)) else []
+    )
+    return f"\n{INDENT}left out: {', '.join(names)}" if names else ""
 
 
 def _whole_lines(stage: StageRecord) -> str:

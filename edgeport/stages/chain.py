@@ -206,8 +206,13 @@ class Chain:
         plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
         lessons = [train.digest, *(network.fingerprint for network in self._named_teachers)] if train else []
         chosen: list[tuple[Stage, list[str]]] = []
-        if plan.prune:
-            prune = Prune(ratio=plan.prune, channel_multiple=plan.channel_multiple, importance=plan.importance)
+        if plan.prune or plan.prune_blocks:
+            prune = Prune(
+                ratio=plan.prune,
+                blocks=plan.prune_blocks,
+                channel_multiple=plan.channel_multiple,
+                importance=plan.importance,
+            )
             chosen.append((prune, [samples.digest for samples in (train, calibrate) if samples is not None]))
         if plan.sparsity:
             sparsify = Sparsify(sparsity=plan.sparsity)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 32
+BLOCK_SAMPLES = 64  # on which blocks are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Prune:
     """Cut the least important channels of every group of coupled layers.
 
     Attributes:
-        ratio: share of each layer's filters to cut, above 0 and below 1.
+        ratio: share of each layer's filters to cut, 0 to below 1.
+        blocks: residual blocks to leave out before that, those that change the outputs least.
         channel_multiple: layer widths are rounded to multiples of it.
         importance: how filters are scored; a name in `edgeport.pruning.importance.IMPORTANCE`.
     """
@@ -36,6 +38,7 @@ class Prune:
     name: ClassVar[str] = "prune"
 
     ratio: float
+    blocks: int = 0
     channel_multiple: int = 8
     importance: str = "l1"
 
@@ -54,34 +57,38 @@ class Prune:
         from edgeport.pruning.surgery import prune_channels
 
         self._check_options()
-        groups = find_groups(model.module, model.example_inputs)
-        kept = self._kept(model.module, groups)
+        shorter, removed = self._without_blocks(model, context)
+        groups = find_groups(shorter, model.example_inputs)
+        kept = self._kept(shorter, groups)
         left_whole = [*groups.left_whole, *self._rounded_away(groups, kept)]
-        if all(len(kept[group.name]) == group.channels for group in groups.groups):
+        if not removed and all(len(kept[group.name]) == group.channels for group in groups.groups):
             more = f"; and {len(left_whole) - 3} more" if len(left_whole) > 3 else ""
             reasons = "; ".join(left_whole[:3]) or "it has no convolution or linear layer"
             raise StageError(f"prune: nothing can be cut from this network: {reasons}{more}")
-        pruned = prune_channels(model.module, groups, kept)
+        pruned = prune_channels(shorter, groups, kept)
         pruned, recalibration = recalibrated(pruned, model, context)
         metrics: dict[str, object] = {
             "macs_before": count_macs(model.module, model.example_inputs),
             "macs_after": count_macs(pruned, model.example_inputs),
             "parameters_before": count_parameters(model.module),
             "parameters_after": count_parameters(pruned),
+            "blocks": [{"block": key, "error": error} for key, error in removed.items()],
             "groups": [
                 {"layers": list(group.layers), "channels": group.channels, "kept": len(kept[group.name])}
                 for group in groups.groups
             ],
             "left_whole": left_whole,
             "recalibration": recalibration,
-            "structure": msgspec.to_builtins(describe(groups, kept, model.inputs)),
+            "structure": msgspec.to_builtins(describe(groups, kept, model.inputs, removed=tuple(removed))),
         }
         return model.with_(module=pruned, calibration=None), metrics
 
     def _check_options(self) -> None:
         from edgeport.pruning.importance import IMPORTANCE
 
-        if not 0 < self.ratio < 1:
+        if self.blocks < 0:
+            raise ConfigError(f"prune: blocks is {self.blocks}; it must be at least 0")
+        if not (0 < self.ratio < 1 or (self.blocks and self.ratio == 0)):
             raise ConfigError(f"prune: ratio is {self.ratio}; it must be above 0 and below 1")
         if self.channel_multiple < 1:
             raise ConfigError(f"prune: channel_multiple is {self.channel_multiple}; it must be at least 1")
@@ -91,6 +98,24 @@ class Prune:
                 f"prune: unknown importance '{self.importance}'; known: {', '.join(known)}"
                 f"{did_you_mean(self.importance, known)}"
             )
+
+    def _without_blocks(self, model: Model, context: Context) -> tuple[GraphModule, dict[str, float]]:
+        """Return the network without the blocks that do least, and their keys with the error after each."""
+        from edgeport.pruning.blocks import find_blocks, least_needed, without_blocks
+        from edgeport.quant.trial import first_batches
+
+        if not self.blocks:
+            return model.module, {}
+        there = len(find_blocks(model.module, model.example_inputs))
+        if self.blocks > there:
+            raise StageError(f"prune: layer:{self.blocks}, but the network has {there} residual blocks to leave out")
+        data = context.calibrate or context.train
+        if data is None:
+            raise ConfigError("prune: layer needs samples to tell which blocks do least; give --calibrate DATA")
+        size = RECALIBRATION_BATCH if model.has_dynamic_batch else 1
+        batches = first_batches(data, BLOCK_SAMPLES, size=size)
+        removed = least_needed(model.module, model.example_inputs, batches, self.blocks)
+        return without_blocks(model.module, model.example_inputs, list(removed)), removed
 
     def _kept(self, module: GraphModule, groups: Groups) -> dict[str, tuple[int, ...]]:
         from edgeport.pruning.allocation import allocate, choose
@@ -107,7 +132,7 @@ class Prune:
             f"left whole: layer '{group.name}' because {group.channels} channels at {_rate(group, self.ratio)} round to"
             f" {group.channels} with channel multiple {self.channel_multiple}"
             for group in groups.groups
-            if len(kept[group.name]) == group.channels
+            if self.ratio and len(kept[group.name]) == group.channels
         ]
 
 

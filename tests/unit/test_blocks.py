@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
+import numpy as np
 import pytest
 import torch
-from distill_case import traced
+from distill_case import data, traced
+from safetensors.torch import save_file
 from torch import nn
 
+from edgeport.errors import ConfigError, StageError
 from edgeport.pruning.blocks import find_blocks, least_needed, without_blocks
+from edgeport.pruning.structure import WEIGHTS, Structure, load_pruned
+from edgeport.stages.context import Context
+from edgeport.stages.prune import Prune
 from edgeport.types import Model
 
 
@@ -113,3 +122,34 @@ def test_an_unknown_block_is_refused_with_those_that_exist() -> None:
     model = model_of(PreActivation(), 6)
     with pytest.raises(ValueError, match=r"no residual block 'x/add'; there are /add, /add_1, /add_2"):
         without_blocks(model.module, model.example_inputs, ["x/add"])
+
+
+def test_stage_leaves_out_blocks_then_cuts_filters_and_the_folder_loads_again(tmp_path: Path) -> None:
+    network = Residual(1.0, 0.01, 2.0)
+    model = model_of(network, 3, 12, 12)
+    calibrate = data(tmp_path / "data", np.random.default_rng(0).standard_normal((32, 3, 12, 12)).astype(np.float32))
+    stage = Prune(ratio=0.5, blocks=1, channel_multiple=2)
+    pruned, metrics = stage(model, Context(calibrate=calibrate))
+    assert [block["block"] for block in metrics["blocks"]] == ["units.1/add"]  # type: ignore[attr-defined]  # rows
+    structure = msgspec.convert(metrics["structure"], Structure)
+    assert structure.removed == ("units.1/add",)
+    structure.save(tmp_path)
+    save_file({name: value.clone() for name, value in pruned.module.state_dict().items()}, tmp_path / WEIGHTS)
+    loaded = load_pruned(Residual(1.0, 0.01, 2.0), tmp_path)
+    (x,) = batches(3, 12, 12)[0]
+    with torch.no_grad():
+        assert torch.equal(loaded(x), pruned.module(x))
+    before, after = metrics["macs_before"], metrics["macs_after"]
+    assert after < 0.55 * before  # type: ignore[operator]  # numbers
+
+
+def test_blocks_alone_may_be_left_out_and_more_than_there_are_may_not(tmp_path: Path) -> None:
+    model = model_of(Residual(1.0, 0.1), 3, 12, 12)
+    calibrate = data(tmp_path, np.random.default_rng(0).standard_normal((32, 3, 12, 12)).astype(np.float32))
+    pruned, metrics = Prune(ratio=0.0, blocks=2)(model, Context(calibrate=calibrate))
+    assert not find_blocks(pruned.module, pruned.example_inputs)
+    assert len(metrics["blocks"]) == 2  # type: ignore[arg-type]  # rows
+    with pytest.raises(StageError, match="layer:3, but the network has 2 residual blocks"):
+        Prune(ratio=0.0, blocks=3)(model, Context(calibrate=calibrate))
+    with pytest.raises(ConfigError, match="layer needs samples"):
+        Prune(ratio=0.0, blocks=1)(model, Context())

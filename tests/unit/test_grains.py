@@ -15,6 +15,7 @@ from edgeport.pruning.grains import Pruning, Sparsity, parse
         ("0.5", Pruning(filters=0.5)),
         ("filter:0.5", Pruning(filters=0.5)),
         ("fine:0.8", Pruning(sparsity=(Sparsity(kind="fine", share=0.8),))),
+        ("layer:2, filter:0.5", Pruning(blocks=2, filters=0.5)),
         ("2:4", Pruning(sparsity=(Sparsity(kind="n:m", share=0.5, keep=2, of=4),))),
         (
             "filter:0.25, kernel:0.5",
@@ -44,7 +45,12 @@ def test_sparsity_is_written_as_it_was_read(text: str) -> None:
         ("vector:many", "a share of the vectors"),
         ("nan", "a share of the filters"),
         ("", "a share of the filters"),
-        ("kernal:0.5", "unknown grain 'kernal'; known: filter, fine, vector, kernel, 2:4 (did you mean kernel?)"),
+        (
+            "kernal:0.5",
+            "unknown grain 'kernal'; known: filter, fine, vector, kernel, layer, 2:4 (did you mean kernel?)",
+        ),
+        ("layer:0", "a number of residual blocks, 1 or more"),
+        ("layer:0.5", "a number of residual blocks, 1 or more"),
         ("4:4", "N:M keeps N of M weights"),
         ("0:4", "N:M keeps N of M weights"),
         ("2:400", "M <= 16"),

@@ -55,6 +55,7 @@ def test_every_default_is_a_value() -> None:
         "train": None,
         "prune": 0.0,
         "sparsity": (),
+        "prune_blocks": 0,
         "distill": 0,
         "teachers": (),
         "qat": 0,

@@ -65,6 +65,7 @@ def test_file_has_the_documented_form(tmp_path: Path) -> None:
             "stem": {"layers": ["stem", "project", "doubled"], "channels": 8, "kept": [0, 3]},
             "expand": {"layers": ["expand", "depthwise"], "channels": 24, "kept": list(range(24))},
         },
+        "removed": [],
     }
 
 
