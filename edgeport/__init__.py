@@ -34,7 +34,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     output: str | None = None,
     config: str | None = None,
     seed: int | None = None,
-    importance: Literal["l1", "l2"] | None = None,
+    importance: Literal["l1", "l2", "fpgm", "taylor"] | None = None,
     calibration: Literal["auto", "minmax", "percentile", "entropy", "mse"] | None = None,
     correction: str | None = None,
     threads: int | None = None,

@@ -98,7 +98,9 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
         str | None, typer.Option(help="configuration file (default: edgeport.toml where there is one)")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random (default: 0)")] = None,
-    importance: Annotated[Literal["l1", "l2"] | None, typer.Option(help="how filters are ranked (default: l1)")] = None,
+    importance: Annotated[
+        Literal["l1", "l2", "fpgm", "taylor"] | None, typer.Option(help="how filters are ranked (default: l1)")
+    ] = None,
     calibration: Annotated[
         Literal["auto", "minmax", "percentile", "entropy", "mse"] | None,
         typer.Option(help="how ranges are made of statistics (default: auto)"),

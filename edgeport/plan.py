@@ -20,6 +20,7 @@ from edgeport.types import Precision
 
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 
+Importance = Literal["l1", "l2", "fpgm", "taylor"]
 Correction = Literal["equalize", "bias", "adaround"]
 CORRECTIONS: tuple[Correction, ...] = ("equalize", "bias", "adaround")  # in the order they are made
 
@@ -68,7 +69,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_drop: float | None = None
     output: str | None = None
     seed: int | None = None
-    importance: Literal["l1", "l2"] | None = None
+    importance: Importance | None = None
     calibration: Method | None = None
     correction: str | None = None
     threads: int | None = None
@@ -110,7 +111,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_drop: float | None
     output: str
     seed: int
-    importance: Literal["l1", "l2"]
+    importance: Importance
     calibration: Method
     corrections: Literal["auto"] | tuple[Correction, ...]
     threads: int

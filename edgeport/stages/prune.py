@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
+import numpy as np
 
 from edgeport.errors import ConfigError, StageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch.fx import GraphModule
 
     from edgeport.dataset import Dataset
     from edgeport.pruning.groups import ChannelGroup, Groups
+    from edgeport.pruning.importance import Measured
     from edgeport.stages.context import Context
     from edgeport.types import Model
 
 RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 32
+TAYLOR_SAMPLES = 512
 BLOCK_SAMPLES = 64  # on which blocks are compared
 
 
@@ -32,7 +35,8 @@ class Prune:
         ratio: share of each layer's filters to cut, 0 to below 1.
         blocks: residual blocks to leave out before that, those that change the outputs least.
         channel_multiple: layer widths are rounded to multiples of it.
-        importance: how filters are scored; a name in `edgeport.pruning.importance.IMPORTANCE`.
+        importance: how filters are scored; a name in `edgeport.pruning.importance.NAMES`. `taylor` takes gradients on
+            training or calibration samples.
     """
 
     name: ClassVar[str] = "prune"
@@ -59,7 +63,7 @@ class Prune:
         self._check_options()
         shorter, removed = self._without_blocks(model, context)
         groups = find_groups(shorter, model.example_inputs)
-        kept = self._kept(shorter, groups)
+        kept = self._kept(shorter, groups, model, context)
         left_whole = [*groups.left_whole, *self._rounded_away(groups, kept)]
         if not removed and all(len(kept[group.name]) == group.channels for group in groups.groups):
             more = f"; and {len(left_whole) - 3} more" if len(left_whole) > 3 else ""
@@ -84,7 +88,7 @@ class Prune:
         return model.with_(module=pruned, calibration=None), metrics
 
     def _check_options(self) -> None:
-        from edgeport.pruning.importance import IMPORTANCE
+        from edgeport.pruning.importance import NAMES
 
         if self.blocks < 0:
             raise ConfigError(f"prune: blocks is {self.blocks}; it must be at least 0")
@@ -92,8 +96,8 @@ class Prune:
             raise ConfigError(f"prune: ratio is {self.ratio}; it must be above 0 and below 1")
         if self.channel_multiple < 1:
             raise ConfigError(f"prune: channel_multiple is {self.channel_multiple}; it must be at least 1")
-        if self.importance not in IMPORTANCE:
-            known = sorted(IMPORTANCE)
+        if self.importance not in NAMES:
+            known = list(NAMES)
             raise ConfigError(
                 f"prune: unknown importance '{self.importance}'; known: {', '.join(known)}"
                 f"{did_you_mean(self.importance, known)}"
@@ -117,13 +121,16 @@ class Prune:
         removed = least_needed(model.module, model.example_inputs, batches, self.blocks)
         return without_blocks(model.module, model.example_inputs, list(removed)), removed
 
-    def _kept(self, module: GraphModule, groups: Groups) -> dict[str, tuple[int, ...]]:
+    def _kept(self, module: GraphModule, groups: Groups, model: Model, context: Context) -> dict[str, tuple[int, ...]]:
         from edgeport.pruning.allocation import allocate, choose
         from edgeport.pruning.importance import channel_scores
 
         counts = allocate(groups.groups, ratio=self.ratio, channel_multiple=self.channel_multiple)
+        measured = None
+        if self.importance == "taylor" and self.ratio:
+            measured = _taylor(module, groups, model, context)
         return {
-            group.name: choose(channel_scores(module, group, self.importance), counts[group.name])
+            group.name: choose(channel_scores(module, group, self.importance, measured), counts[group.name])
             for group in groups.groups
         }
 
@@ -134,6 +141,35 @@ class Prune:
             for group in groups.groups
             if self.ratio and len(kept[group.name]) == group.channels
         ]
+
+
+def _taylor(module: GraphModule, groups: Groups, model: Model, context: Context) -> Measured:
+    """Return the first-order importance of every filter on samples.
+
+    Raises:
+        ConfigError: no samples, or an output that is not class scores.
+    """
+    import torch
+
+    from edgeport.pruning.importance import taylor
+
+    data = context.train or context.calibrate
+    if data is None:
+        raise ConfigError("--importance taylor needs samples: give --calibrate DATA")
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 1 or model.outputs[0].shape[0] < 2:
+        raise ConfigError("--importance taylor needs class scores; the network returns something else")
+    chosen = data.evenly(TAYLOR_SAMPLES)
+
+    def batches() -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+        for batch in chosen.batches(RECALIBRATION_BATCH if model.has_dynamic_batch else 1):
+            inputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in batch.inputs]
+            if batch.labels is not None:
+                yield inputs, torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
+            else:
+                with torch.no_grad():
+                    yield inputs, model.module(*inputs).argmax(1)
+
+    return taylor(module, groups.groups, batches())
 
 
 def _rate(group: ChannelGroup, ratio: float) -> str:
