@@ -21,11 +21,12 @@ from torch import nn
 from torch.fx import GraphModule
 
 import edgeport
-from edgeport.graph.functional import make_functional
+from edgeport.graph.network import Network
 from edgeport.pruning.groups import Groups, find_groups
 from edgeport.pruning.masking import mask_channels
 from edgeport.pruning.structure import describe
 from edgeport.pruning.surgery import prune_channels
+from edgeport.stages.trace import Trace
 from edgeport.types import TensorSpec
 
 # In double precision only the order of summation differs: a million operations, each 1.1e-16 of the largest value.
@@ -61,12 +62,9 @@ def randomised(network: nn.Module) -> nn.Module:
 def case(name: str) -> tuple[GraphModule, Groups, dict[str, tuple[int, ...]]]:
     """Return the traced network, its groups and a random half of every group."""
     entry = next(entry for entry in architectures() if entry.name == name)
-    program = torch.export.export(
-        randomised(create(entry)), entry.inputs(2), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
-    )
-    inner = program.module(check_guards=False)
-    module = GraphModule(inner, inner.graph)
-    make_functional(module)
+    network = Network(name=name, module=randomised(create(entry)), example_inputs=None, fingerprint="")
+    model, _ = Trace()(network, entry.inputs(1))
+    module = model.module
     groups = find_groups(module, entry.inputs(1))
     rng = np.random.default_rng(0)
     kept = {
