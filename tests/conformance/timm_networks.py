@@ -60,7 +60,7 @@ def _declare_detection_kernels() -> None:
     libraries = list(Path(str(origin)).parent.glob("_C*"))
     try:
         for library in libraries:
-            torch.ops.load_library(library)
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]  # torch's own lack
     except OSError:
         for name in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, name):

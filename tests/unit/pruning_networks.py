@@ -285,7 +285,7 @@ class Transformer(nn.Module):
         n, t, _ = x.shape
         x = self.qkv2(x)
         x = self.bn(x.flatten(0, 1)).reshape_as(x)
-        q, k, v = x.view(n, t, 3, 10).split((2, 2, 6), dim=3)
+        q, k, v = torch.split(x.view(n, t, 3, 10), [2, 2, 6], dim=3)
         weights = q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1) * self.scale
         y = weights.softmax(-1) @ v.permute(0, 2, 1, 3)
         return self.proj2(F.hardswish(y.transpose(1, 2).reshape(n, t, 18)))
@@ -314,7 +314,7 @@ class Windows(nn.Module):
         qkv = self.qkv(x.view(n, 2, t // 2, c)).reshape(n, 2, t // 2, 3, 3, 4).permute(3, 0, 4, 1, 2, 5)
         y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
         x = x + self.proj(y.permute(0, 2, 3, 1, 4).reshape(n, t, c))
-        x = F.relu(self.narrow(x.transpose(1, 2).unflatten(2, (4, 4))))
+        x = F.relu(self.narrow(x.transpose(1, 2).reshape(n, c, 4, 4)))
         return self.wide(x.repeat(1, 2, 1, 1)).mean((2, 3))
 
 
