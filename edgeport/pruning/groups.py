@@ -189,7 +189,7 @@ class _Walk:
             labels=self.labels,
             produce=self._produce,
             path=_module_path(node),
-            head=self.heads.get(node),
+            heads=self.heads.get(node, frozenset()),
         )
         rule = RULES.get(operator_name(node))
         reason = "is not known to pruning"
@@ -203,8 +203,8 @@ class _Walk:
         return _nothing(self.shapes[node])
 
     def _produce(self, weight: Node, dimension: int) -> None:
-        axis = self.axes[weight][dimension]
-        if weight.op != "get_attr" or axis is None:
+        axis, weight = self.axes[weight][dimension], self._origin(weight)
+        if weight.op != "get_attr" or axis is None or not np.array_equal(self.axes[weight][dimension], axis):
             return
         key = (id(self.attribute(str(weight.target))), dimension)
         if key not in self._seen:
@@ -220,6 +220,13 @@ class _Walk:
                     is_depthwise=dimension == 0 and len(shape) > 2 and shape[1] == 1 and _is_grouped(weight),
                 )
             )
+
+    def _origin(self, weight: Node) -> Node:
+        """Return the parameter that a weight was computed from (standardised, scaled), or the weight itself."""
+        found = weight
+        while found.op == "call_function" and found.all_input_nodes:
+            found = found.all_input_nodes[0]
+        return found if found.op == "get_attr" and self.shapes[found] == self.shapes[weight] else weight
 
     def _pin(self, node: Node, why: str) -> None:
         axes = self.axes.get(node, ())

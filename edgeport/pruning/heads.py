@@ -1,4 +1,4 @@
-"""Which dimension of a tensor counts attention heads: asked before the walk, by looking back from every attention.
+"""Which dimensions of a tensor may count attention heads: asked before the walk, by looking back from every attention.
 
 A projection's C features become (3, heads, width) or the like in one reshape. Only one of these factors can carry the
 channels that are cut, and which one is right shows later: attention treats heads apart from each other, as a batch,
@@ -26,33 +26,33 @@ SAME_DIMENSIONS = {
 ATTENTION = ("scaled_dot_product_attention", "matmul")
 
 
-def head_dimensions(module: GraphModule, shapes: Mapping[Node, Any]) -> dict[Node, int]:
-    """Return the dimension of a node's result that counts heads, counted from the front.
+def head_dimensions(module: GraphModule, shapes: Mapping[Node, Any]) -> dict[Node, frozenset[int]]:
+    """Return the dimensions of a node's result that attention treats as a batch, counted from the front.
 
     Args:
         module: the traced network.
         shapes: result shape of every node.
     """
-    found: dict[Node, int] = {}
+    found: dict[Node, frozenset[int]] = {}
     for node in reversed(module.graph.nodes):
         if node not in shapes:
             continue
         if operator_name(node) in ATTENTION and len(shapes[node]) > 3:
             for operand in node.all_input_nodes[:3]:
                 if operand in shapes and len(shapes[operand]) == len(shapes[node]):
-                    found.setdefault(operand, len(shapes[node]) - 3)
+                    found.setdefault(operand, frozenset(range(len(shapes[node]) - 2)))
         elif node in found:
             _follow(node, found, shapes)
     return found
 
 
-def _follow(node: Node, found: dict[Node, int], shapes: Mapping[Node, Any]) -> None:
-    """Say which dimension of the operands became the node's."""
+def _follow(node: Node, found: dict[Node, frozenset[int]], shapes: Mapping[Node, Any]) -> None:
+    """Say which dimensions of the operands became the node's."""
     name, named = operator_name(node), arguments(node)
     sources = [source for source in node.all_input_nodes if source in shapes]
     if not sources:
         return
-    rank, dim = _rank(shapes[sources[0]]), found[node]
+    rank, dims = _rank(shapes[sources[0]]), found[node]
     if name in ("permute", "transpose"):
         order = list(range(rank))
         if "dims" in named:
@@ -60,17 +60,17 @@ def _follow(node: Node, found: dict[Node, int], shapes: Mapping[Node, Any]) -> N
         else:
             one, other = named["dim0"] % rank, named["dim1"] % rank
             order[one], order[other] = order[other], order[one]
-        found.setdefault(sources[0], order[dim])
+        found.setdefault(sources[0], frozenset(order[dim] for dim in dims))
     elif name in ("unbind", "select"):
-        found.setdefault(sources[0], dim + (named["dim"] % rank <= dim))
+        removed = named["dim"] % rank
+        found.setdefault(sources[0], frozenset(dim + (removed <= dim) for dim in dims))
     elif name == "unsqueeze":
         inserted = named["dim"] % (rank + 1)
-        if inserted != dim:
-            found.setdefault(sources[0], dim - (inserted < dim))
+        found.setdefault(sources[0], frozenset(dim - (inserted < dim) for dim in dims if dim != inserted))
     elif name in SAME_DIMENSIONS:
         for source in sources:
             if _rank(shapes[source]) == _rank(shapes[node]):
-                found.setdefault(source, dim)
+                found.setdefault(source, dims)
 
 
 def _rank(shape: Any) -> int:

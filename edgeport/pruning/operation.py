@@ -91,7 +91,7 @@ class Operation:
         labels: where labels come from and ties go to.
         produce: call it with a weight node, the dimension of its filters and their labels.
         path: module path of the layer, for messages.
-        head: the dimension of the result that counts attention heads, where that is known.
+        heads: dimensions of the result that may count attention heads.
     """
 
     node: Node
@@ -101,7 +101,7 @@ class Operation:
     labels: Labels
     produce: Callable[[Node, int], None]
     path: str
-    head: int | None
+    heads: frozenset[int]
 
     @property
     def title(self) -> str:

@@ -64,8 +64,15 @@ def linear(op: Operation) -> Axes:
 
 
 def channel_norm(op: Operation) -> Axes:
-    """Batch and instance norm: a channel's statistics depend on that channel alone."""
+    """Batch and instance norm: a channel's statistics depend on that channel alone.
+
+    Unless they are taken from the input now, over positions that can be cut: a standardised weight (Brock et al. 2021,
+    "High-Performance Large-Scale Image Recognition Without Normalization") is normalised over its input channels.
+    """
     axes = list(op.source_axes)
+    if op.named.get("training") or op.named.get("use_input_stats") or op.named["running_mean"] is None:
+        for axis in (*axes[:1], *axes[2:]):
+            op.labels.pin(axis, f"{op.title} takes statistics over it")
     for name in ("weight", "bias", "running_mean", "running_var"):
         if op.named[name] is not None:
             axes[1] = op.labels.tie(axes[1], op.axes[op.named[name]][0], op.ties)

@@ -86,7 +86,8 @@ def _split(op: Operation, merged: Indices, targets: list[int]) -> tuple[int, Ind
     for carrier in range(len(sizes)):
         if (grid == line(carrier)).all():
             return carrier, line(carrier).reshape(-1)
-    carrier = targets.index(op.head) if op.head in targets else int(np.argmax(sizes))
+    heads = [index for index, dim in enumerate(targets) if dim in op.heads]
+    carrier = max(heads or range(len(sizes)), key=lambda index: sizes[index])
     op.labels.tie(merged, np.broadcast_to(line(carrier), grid.shape).reshape(-1), op.ties)
     return carrier, line(carrier).reshape(-1)
 

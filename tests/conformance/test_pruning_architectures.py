@@ -21,11 +21,12 @@ from torch import nn
 from torch.fx import GraphModule
 
 import edgeport
-from edgeport.graph.functional import make_functional
+from edgeport.graph.network import Network
 from edgeport.pruning.groups import Groups, find_groups
 from edgeport.pruning.masking import mask_channels
 from edgeport.pruning.structure import describe
 from edgeport.pruning.surgery import prune_channels
+from edgeport.stages.trace import Trace
 from edgeport.types import TensorSpec
 
 # In double precision only the order of summation differs: a million operations, each 1.1e-16 of the largest value.
@@ -44,11 +45,10 @@ def randomised(network: nn.Module) -> nn.Module:
     """Give norms statistics, signed scales and shifts of their own; fresh ones hide what a cut channel leaves."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, value in network.named_parameters():
-            drawn = torch.randn(value.shape, generator=generator)
-            fan_in = max(1, value[0].numel()) if value.dim() > 1 else 1
-            value.copy_(drawn * (2.0 / fan_in) ** 0.5)
-            assert value.requires_grad, name
+        for weight in network.parameters():
+            drawn = torch.randn(weight.shape, generator=generator)
+            fan_in = max(1, weight[0].numel()) if weight.dim() > 1 else 1
+            weight.copy_(drawn * (2.0 / fan_in) ** 0.5)
         for name, value in network.named_buffers():
             if name.endswith("running_mean"):
                 value.copy_(torch.randn(value.shape, generator=generator))
@@ -61,12 +61,9 @@ def randomised(network: nn.Module) -> nn.Module:
 def case(name: str) -> tuple[GraphModule, Groups, dict[str, tuple[int, ...]]]:
     """Return the traced network, its groups and a random half of every group."""
     entry = next(entry for entry in architectures() if entry.name == name)
-    program = torch.export.export(
-        randomised(create(entry)), entry.inputs(2), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
-    )
-    inner = program.module(check_guards=False)
-    module = GraphModule(inner, inner.graph)
-    make_functional(module)
+    network = Network(name=name, module=randomised(create(entry)), example_inputs=None, fingerprint="")
+    model, _ = Trace()(network, entry.inputs(1))
+    module = model.module
     groups = find_groups(module, entry.inputs(1))
     rng = np.random.default_rng(0)
     kept = {
@@ -96,13 +93,16 @@ def reached(module: GraphModule, groups: Groups) -> float:
 def doubled(module: GraphModule) -> GraphModule:
     """Return a copy that computes in double precision."""
     result = copy.deepcopy(module).double()
-    for node in list(result.graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            result.graph.erase_node(node)
-            continue
-        node.args = tuple(torch.float64 if value is torch.float32 else value for value in node.args)
-        node.kwargs = {key: torch.float64 if value is torch.float32 else value for key, value in node.kwargs.items()}
-    result.recompile()
+    for part in [part for part in result.modules() if isinstance(part, GraphModule)]:  # a region of autocast is one
+        for node in list(part.graph.nodes):
+            if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                part.graph.erase_node(node)
+                continue
+            node.args = tuple(torch.float64 if value is torch.float32 else value for value in node.args)
+            node.kwargs = {
+                key: torch.float64 if value is torch.float32 else value for key, value in node.kwargs.items()
+            }
+        part.recompile()
     return result
 
 
@@ -123,7 +123,7 @@ def test_pruned_equals_masked(name: str) -> None:
 
     largest = float(masked.abs().max())
     assert float((pruned - masked).abs().max()) <= RELATIVE * largest
-    assert float((masked[0] - masked[1]).abs().max()) > 1e-4 * largest  # it still looks at its input
+    assert float((masked[0] - masked[1]).abs().max()) > 1e-6 * largest  # it still looks at its input
     assert float((masked - output(double, inputs)).abs().max()) > 1e-3 * largest  # and half of it is gone
 
 

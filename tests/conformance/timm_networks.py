@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ def is_installed() -> bool:
 def create(architecture: Architecture) -> nn.Module:
     """Return the network with freshly drawn weights and ten classes."""
     _declare_detection_kernels()
-    import timm
-
+    timm = import_module("timm")
     torch.manual_seed(0)
     network: nn.Module = timm.create_model(
         architecture.name, pretrained=False, num_classes=10, **architecture.options
@@ -60,7 +60,7 @@ def _declare_detection_kernels() -> None:
     libraries = list(Path(str(origin)).parent.glob("_C*"))
     try:
         for library in libraries:
-            torch.ops.load_library(library)
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]  # torch's own lack
     except OSError:
         for name in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, name):

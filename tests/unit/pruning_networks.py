@@ -234,6 +234,90 @@ class Twice(nn.Module):
         return self.linear((self.one(x) * self.other(x.flip(3))).mean((2, 3)))
 
 
+class ShuffleUnits(nn.Module):
+    """Two units of ShuffleNet V2 (Ma et al. 2018): halves apart, one through a branch, joined and shuffled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, 2, 1), nn.Linear(16, 5)
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.ReLU()),
+                *(nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.BatchNorm2d(12)),
+                *(nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.stem(x)
+        for branch in self.branches:
+            kept, worked = x.chunk(2, 1)
+            x = torch.cat((kept, branch(worked)), 1)
+            n, c, h, w = x.shape
+            x = x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.head(x.mean((2, 3)))
+
+
+class Transformer(nn.Module):
+    """Fused attention with a table of position biases, attention by hand with narrow keys, gated MLP, class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 12, 2, 2), nn.Parameter(torch.zeros(1, 1, 12))
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(12), nn.LayerNorm(12), nn.LayerNorm(12)
+        self.qkv, self.proj = nn.Linear(12, 3 * 4 * 5), nn.Linear(20, 12)  # 4 heads, 5 wide
+        self.table = nn.Parameter(torch.zeros(33, 4))
+        self.index: torch.Tensor
+        self.register_buffer("index", torch.arange(17)[:, None] - torch.arange(17)[None] + 16)
+        self.qkv2, self.bn, self.proj2 = nn.Linear(12, 3 * (2 + 2 + 6)), nn.BatchNorm1d(30), nn.Linear(18, 12)
+        self.scale = nn.Parameter(torch.ones(3, 1, 1))
+        self.up, self.down = nn.Linear(12, 32), nn.Linear(16, 12)
+        self.head = nn.Linear(12, 5)
+
+    def fused(self, x: torch.Tensor) -> Any:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, 4, 5).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.table[self.index.view(-1)].view(17, 17, 4).permute(2, 0, 1).unsqueeze(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).reshape(n, t, 20))
+
+    def by_hand(self, x: torch.Tensor) -> Any:
+        n, t, _ = x.shape
+        x = self.qkv2(x)
+        x = self.bn(x.flatten(0, 1)).reshape_as(x)
+        q, k, v = torch.split(x.view(n, t, 3, 10), [2, 2, 6], dim=3)
+        weights = q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1) * self.scale
+        y = weights.softmax(-1) @ v.permute(0, 2, 1, 3)
+        return self.proj2(F.hardswish(y.transpose(1, 2).reshape(n, t, 18)))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat((self.token.expand(x.shape[0], -1, -1), x), 1)
+        x = x + self.fused(self.norm1(x))
+        x = x + torch.roll(self.by_hand(torch.roll(self.norm2(x), 1, 1)), -1, 1)
+        gate, value = self.up(self.norm3(x)).chunk(2, -1)
+        return self.head((x + self.down(F.silu(gate) * value))[:, 0])
+
+
+class Windows(nn.Module):
+    """Attention in two blocks of tokens at once, heads behind the blocks (as in NesT); group-wise repeated channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 12, 4, 2, 1), nn.LayerNorm(12)
+        self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
+        self.narrow, self.wide = nn.Conv2d(12, 8, 1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.norm(self.stem(x).flatten(2).transpose(1, 2))
+        n, t, c = x.shape
+        qkv = self.qkv(x.view(n, 2, t // 2, c)).reshape(n, 2, t // 2, 3, 3, 4).permute(3, 0, 4, 1, 2, 5)
+        y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        x = x + self.proj(y.permute(0, 2, 3, 1, 4).reshape(n, t, c))
+        x = F.relu(self.narrow(x.transpose(1, 2).reshape(n, c, 4, 4)))
+        return self.wide(x.repeat(1, 2, 1, 1)).mean((2, 3))
+
+
 PICTURE = (3, 8, 8)
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "padded_resnet": (PaddedResNet, (PICTURE,)),
@@ -246,6 +330,9 @@ NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "rearranged": (Rearranged, (PICTURE,)),
     "twice": (Twice, (PICTURE,)),
     "squeeze_excite": (SqueezeExcite, (PICTURE,)),
+    "shuffle_units": (ShuffleUnits, (PICTURE,)),
+    "transformer": (Transformer, (PICTURE,)),
+    "windows": (Windows, (PICTURE,)),
 }
 
 

@@ -87,6 +87,34 @@ def test_view_to_pictures_takes_features_in_blocks() -> None:
     }
 
 
+def test_whole_attention_heads_are_channels() -> None:
+    groups = found("transformer")
+
+    # 4 heads of width 5: rows 5h..5h+4 of each of query, key and value, 20 rows each
+    assert positions(groups["qkv"]) == {
+        "qkv": [[start + 5 * head + i for start in (0, 20, 40) for i in range(5)] for head in range(4)]
+    }
+    # 3 heads, each of 2 rows of query, 2 of key and 6 of value in a row
+    assert positions(groups["qkv2"]) == {"qkv2": [[10 * head + i for i in range(10)] for head in range(3)]}
+    assert positions(groups["up"]) == {"up": [[i, i + 16] for i in range(16)]}  # gate and value
+    assert sorted(groups) == ["qkv", "qkv2", "up"]
+    # heads behind blocks of tokens: 3 of width 4, 12 rows each of query, key and value
+    assert positions(found("windows")["qkv"]) == {
+        "qkv": [[start + 4 * head + i for start in (0, 12, 24) for i in range(4)] for head in range(3)]
+    }
+
+
+def test_stream_of_a_transformer_is_left_whole_because_of_its_norm() -> None:
+    inputs = inputs_of("transformer")
+    groups = find_groups(traced(NETWORKS["transformer"][0]().eval(), inputs), inputs)
+
+    why = "because operator aten.layer_norm.default in 'norm1' normalises across channels"
+    assert groups.left_whole == (
+        *(f"left whole: layer '{layer}' {why}" for layer in ("patches", "proj", "proj2", "down")),
+        "left whole: layer 'head' because its channels are a network output",
+    )
+
+
 def test_one_parameter_under_two_names_is_one_layer() -> None:
     groups = found("twice")
 
@@ -173,6 +201,25 @@ def test_part_of_a_layer_can_be_left_whole() -> None:
     assert groups.left_whole[0] == (
         "left whole: 6 of 16 channels of layer 'first' because operator aten.cumsum.default in 'forward' runs along its"
         " channels"
+    )
+
+
+def test_standardised_weight_keeps_its_input_channels() -> None:
+    class Standardised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+            self.second = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            weight = F.batch_norm(self.second.weight.reshape(1, 8, -1), None, None, training=True)
+            return self.last(F.conv2d(F.relu(self.first(x)), weight.reshape(8, 8, 1, 1)))
+
+    groups = groups_of(Standardised())
+
+    assert [group.layers for group in groups.groups] == [("second",)]
+    assert groups.left_whole[0] == (
+        "left whole: layer 'first' because operator aten.batch_norm.default in 'forward' takes statistics over it"
     )
 
 
