@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeport.pruning.operation import arguments, operator_name
+from edgeport.pruning.rules_shapes import RESHAPES, blocks
 from edgeport.pruning.rules_values import ALONG_ONE_DIMENSION, ELEMENTWISE, LIKE_THE_FIRST
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ def _follow(node: Node, found: dict[Node, frozenset[int]], shapes: Mapping[Node,
     elif name == "unsqueeze":
         inserted = named["dim"] % (rank + 1)
         found.setdefault(sources[0], frozenset(dim - (inserted < dim) for dim in dims if dim != inserted))
+    elif name in RESHAPES:
+        for ours, theirs in blocks(shapes[sources[0]], shapes[node]):
+            if dims.issuperset(theirs):  # batch and heads in one dimension, as torch's own MultiheadAttention has them
+                found[sources[0]] = found.get(sources[0], frozenset()) | set(ours)
     elif name in SAME_DIMENSIONS:
         for source in sources:
             if _rank(shapes[source]) == _rank(shapes[node]):

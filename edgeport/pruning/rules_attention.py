@@ -27,8 +27,8 @@ def product(op: Operation) -> Axes:
         op.labels.tie(op.source_axes[-1], inputs, op.ties)
         op.produce(right, 1)
         return (*op.source_axes[:-1], outputs)
-    if op.axes[left][-1] is not None or op.axes[right][-2] is not None:
-        raise NotUnderstoodError("multiplies two activations")
+    for axis in (op.axes[left][-1], op.axes[right][-2]):
+        op.labels.pin(axis, f"{op.title} multiplies two activations")
     return (*_batched(op, (left, right), trailing=2), op.axes[left][-2], op.axes[right][-1])
 
 
@@ -40,12 +40,9 @@ def attention(op: Operation) -> Axes:
         raise NotUnderstoodError("shares keys between heads")
     operands = [query, key, value] + ([mask] if isinstance(mask, Node) else [])
     for operand in operands:
-        if any(axis is not None for axis in op.axes[operand][-2:]) and operand is not mask:
-            raise NotUnderstoodError("works on the width of a head, not on whole heads")
+        for axis in op.axes[operand][-2:]:
+            op.labels.pin(axis, f"{op.title} works on whole heads and all tokens")
     front = _batched(op, operands, trailing=2)
-    if isinstance(mask, Node):
-        for axis in op.axes[mask][-2:]:
-            op.labels.tie(axis, None, op.ties)
     return (*front, None, None)
 
 

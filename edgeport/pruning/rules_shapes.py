@@ -23,7 +23,7 @@ def reshape(op: Operation) -> Axes:
     if np.prod(op.source_shape) != np.prod(op.shape):
         raise NotUnderstoodError("reads its bytes as another type")
     result: list[Axis] = [None] * len(op.shape)
-    for sources, targets in _blocks(op.source_shape, op.shape):
+    for sources, targets in blocks(op.source_shape, op.shape):
         labelled = [dim for dim in sources if op.source_axes[dim] is not None]
         for dim in labelled if len(labelled) > 1 else ():
             op.labels.pin(op.source_axes[dim], f"{op.title} merges two dimensions that both carry channels")
@@ -34,8 +34,11 @@ def reshape(op: Operation) -> Axes:
         merged = np.broadcast_to(op.source_axes[labelled[0]].reshape(place), sizes).reshape(-1)  # type: ignore[union-attr]  # labelled
         carrier, axis = _split(op, merged, targets)
         result[targets[carrier]] = axis
-    if any(axis is not None for axis, size in zip(result, _requested(op), strict=False) if _is_computed(size)):
-        raise NotUnderstoodError("computes a size from other sizes")
+    asked = _requested(op)
+    if any(axis is not None for axis, size in zip(result, asked, strict=False) if _is_computed(size)) and (
+        -1 in asked or sum(map(_is_computed, asked)) > 1
+    ):
+        raise NotUnderstoodError("computes sizes from other sizes")
     return tuple(result)
 
 
@@ -55,7 +58,7 @@ def reshape_as(op: Operation) -> Axes:
     return tuple(op.labels.tie(one, two, op.ties) for one, two in zip(reshape(op), other, strict=True))
 
 
-def _blocks(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+def blocks(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """Match runs of dimensions with equal products; dimensions of size one belong to no run."""
     ours = [dim for dim, size in enumerate(source) if size != 1]
     theirs = [dim for dim, size in enumerate(target) if size != 1]
@@ -286,8 +289,9 @@ def channel_shuffle(op: Operation) -> Axes:
     return (op.source_axes[0], np.repeat(first, groups), *op.source_axes[2:])
 
 
+RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "unflatten")
 RULES: dict[str, Any] = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), reshape),
+    **dict.fromkeys(RESHAPES, reshape),
     **dict.fromkeys(("view_as", "reshape_as"), reshape_as),
     **dict.fromkeys(("permute", "transpose", "t"), permute),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),

@@ -74,17 +74,18 @@ def reduction(op: Operation) -> Axes:
     dims = op.named.get("dim")
     chosen = [dims] if isinstance(dims, int) else list(dims or range(rank))
     reduced = {dim % rank for dim in chosen}
-    if any(op.source_axes[dim] is not None for dim in reduced):
-        raise NotUnderstoodError("reduces over its channels")
+    for dim in reduced:
+        op.labels.pin(op.source_axes[dim], f"{op.title} reduces over its channels")
     keep = op.named.get("keepdim", False)
-    return tuple(axis for dim, axis in enumerate(op.source_axes) if keep or dim not in reduced)
+    left = [None if dim in reduced else axis for dim, axis in enumerate(op.source_axes)]
+    return tuple(axis for dim, axis in enumerate(left) if keep or dim not in reduced)
 
 
 def along_one_dimension(op: Operation) -> Axes:
     """Softmax and the like: fine along any dimension but channels."""
     dims = op.named["dims"] if "dims" in op.named else [op.named["dim"]]
-    if any(op.source_axes[dim] is not None for dim in (dims or range(len(op.source_axes)))):
-        raise NotUnderstoodError("runs along its channels")
+    for dim in dims or range(len(op.source_axes)):
+        op.labels.pin(op.source_axes[dim], f"{op.title} runs along its channels")
     return op.source_axes
 
 

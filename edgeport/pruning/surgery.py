@@ -133,7 +133,10 @@ def _refresh(node: Node, axes: Any, alive: Alive) -> None:
 
 
 def _resized(value: torch.Tensor, axes: Axes, alive: Alive) -> torch.Tensor:
-    shape = [size if axis is None else count(axis, alive) for size, axis in zip(value.shape, axes, strict=True)]
+    shape = [
+        size if axis is None else size * count(axis, alive) // axis.shape[0]
+        for size, axis in zip(value.shape, axes, strict=True)
+    ]
     return value if shape == list(value.shape) else value.new_empty(shape)
 
 
@@ -198,8 +201,12 @@ def _sizes(node: Node, axes: Mapping[str, Any], alive: Alive) -> None:
     sizes = list(named[name])
     for index, size in enumerate(sizes):
         axis = result[first + index]
-        if axis is not None and isinstance(size, int) and size != -1:
+        if axis is None or size == -1 or alive[axis].all():
+            continue
+        if isinstance(size, int):
             sizes[index] = count(axis, alive)
+        elif operator_name(size) != "sym_size":
+            sizes[index] = -1  # batch * heads: whatever is left
     set_argument(node, name, sizes)
 
 

@@ -318,6 +318,19 @@ class Windows(nn.Module):
         return self.wide(x.repeat(1, 2, 1, 1)).mean((2, 3))
 
 
+class Encoder(nn.Module):
+    """Torch's own multi-head attention over a sequence: it puts batch and heads into one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(12, 16), nn.LayerNorm(16)
+        self.attention, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.norm(self.embed(x))
+        return self.head((x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+
+
 PICTURE = (3, 8, 8)
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "padded_resnet": (PaddedResNet, (PICTURE,)),
@@ -333,6 +346,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "shuffle_units": (ShuffleUnits, (PICTURE,)),
     "transformer": (Transformer, (PICTURE,)),
     "windows": (Windows, (PICTURE,)),
+    "encoder": (Encoder, ((6, 12),)),
 }
 
 

@@ -98,6 +98,12 @@ def test_whole_attention_heads_are_channels() -> None:
     assert positions(groups["qkv2"]) == {"qkv2": [[10 * head + i for i in range(10)] for head in range(3)]}
     assert positions(groups["up"]) == {"up": [[i, i + 16] for i in range(16)]}  # gate and value
     assert sorted(groups) == ["qkv", "qkv2", "up"]
+    # torch's own: 4 heads of width 4, 16 rows each of query, key and value
+    assert positions(found("encoder")["attention.in_proj_weight"]) == {
+        "attention.in_proj_weight": [
+            [start + 4 * head + i for start in (0, 16, 32) for i in range(4)] for head in range(4)
+        ]
+    }
     # heads behind blocks of tokens: 3 of width 4, 12 rows each of query, key and value
     assert positions(found("windows")["qkv"]) == {
         "qkv": [[start + 4 * head + i for start in (0, 12, 24) for i in range(4)] for head in range(3)]
