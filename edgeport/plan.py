@@ -119,6 +119,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     input: str | None
 
     @property
+    def trains(self) -> bool:
+        """Whether a stage learns from --train."""
+        return bool(self.distill or self.qat)
+
+    @property
     def has_data(self) -> bool:
         """Whether there are samples to compare with; otherwise random ones are made once the network is known."""
         return self.calibrate is not None or self.evaluate is not None

@@ -55,7 +55,7 @@ def open_data(plan: Plan, store: Store) -> Data:
         ConfigError: something cannot be read, or a sample has two uses of calibration, tuning, training and evaluation.
     """
     calibrate = open_dataset(plan.calibrate) if plan.calibrate is not None else None
-    train = open_dataset(plan.train) if plan.distill and plan.train is not None else None
+    train = open_dataset(plan.train) if plan.trains and plan.train is not None else None
     if plan.evaluate is not None:
         evaluate = open_dataset(plan.evaluate)
     elif calibrate is None:
@@ -120,7 +120,7 @@ def random_data(plan: Plan, network: Network) -> Data:
     """
     from edgeport.graph.inputs import InputForm, find_inputs
 
-    train = open_dataset(plan.train) if plan.distill and plan.train is not None else None
+    train = open_dataset(plan.train) if plan.trains and plan.train is not None else None
     if train is None:
         forms, known = find_inputs(network, plan.input)
     else:

@@ -64,6 +64,16 @@ def test_rebuild_runs_nothing_again(folder: Path) -> None:
     assert (folder / "out" / "cpu" / "model.onnx").read_bytes() == before
 
 
+def test_training_of_int8_files_alone_is_done_and_its_teacher_may_be_named(folder: Path) -> None:
+    from edgeport.demo import net
+
+    options = ("--prune", "0", "--distill", "0", "--qat", "1", "--teacher", f"{net.__file__}:digits")
+    run = edgeport("build", "--target", "cpu", *options, "--output", "qat", store=folder / "store", cwd=folder)
+    assert run.code == 0, run.err
+    assert "finetune 1 epoch of" in " ".join(run.out.split())
+    assert "correct" not in run.out  # it takes its place
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
