@@ -242,8 +242,9 @@ def _widened_notes(widened: Mapping[str, int]) -> list[str]:
         return []
     layers = [name.partition(";")[0] for name in widened]
     named = ", ".join(layers[:SHOWN]) + (f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else "")
+    total = sum(widened.values())
     return [
-        f"{sum(widened.values())} channels got a wider weight scale, so that their biases fit into int32: in {named}"
+        f"{total} channel{'' if total == 1 else 's'} got a wider weight scale, so that their biases fit into int32: in {named}"
     ]
 
 

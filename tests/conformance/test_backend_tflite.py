@@ -260,7 +260,9 @@ def test_a_channel_with_tiny_weights_keeps_its_bias(two_way: Lowered) -> None:
     scale = model.subgraphs[0].tensors[op.inputs[2]].quantization.scale[TINY]
     assert bias[TINY] * scale == pytest.approx(7.0, rel=1e-6)
     assert np.abs(bias.astype(np.int64)).max() <= 2**30 + 1
-    assert [note for note in two_way.int8_file.notes if note.startswith("1 channels of 1 layers")]
+    (note,) = [note for note in two_way.int8_file.notes if "biases fit into int32" in note]
+    assert note.startswith("1 channel got a wider weight scale")
+    assert note.endswith(": in picture/conv2d")
 
 
 def test_weights_have_a_scale_an_output_channel(two_way: Lowered) -> None:
