@@ -243,9 +243,8 @@ def _widened_notes(widened: Mapping[str, int]) -> list[str]:
     layers = [name.partition(";")[0] for name in widened]
     named = ", ".join(layers[:SHOWN]) + (f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else "")
     total = sum(widened.values())
-    return [
-        f"{total} channel{'' if total == 1 else 's'} got a wider weight scale, so that their biases fit into int32: in {named}"
-    ]
+    channels = "1 channel" if total == 1 else f"{total} channels"
+    return [f"{channels} got a wider weight scale, so that their biases fit into int32: in {named}"]
 
 
 def _missing(error: ModuleNotFoundError) -> MissingPackageError:
