@@ -336,6 +336,8 @@ def report(folder: Annotated[Path, typer.Argument(help="an output folder or repo
 
         found = read_report(folder)
         print_report(found, _stdout())
+        if (plot := folder / "debug.svg").is_file():
+            typer.echo(f"plot of the layers, by edgeport debug: {plot}")
         raise typer.Exit(found.exit_code)
 
 

@@ -108,6 +108,8 @@ def _blocks(module: GraphModule, example_inputs: Batch) -> list[tuple[Block, Nod
         operands = node.args[:2]
         if operator_name(node) not in ("add", "add_") or not all(isinstance(operand, Node) for operand in operands):
             continue
+        if node.kwargs or len(node.args) > 2:  # alpha: without the branch the other operand may be left scaled
+            continue
         if any(shapes.get(operand) != shapes.get(node) for operand in operands):
             continue
         for source, branch in (operands, operands[::-1]):

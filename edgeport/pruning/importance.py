@@ -68,7 +68,9 @@ def taylor(
     import torch
 
     network = copy.deepcopy(module).requires_grad_(False)
-    places = {(share.parameter, share.dimension) for group in groups for share in group.filters}
+    places = sorted({(share.parameter, share.dimension) for group in groups for share in group.filters})
+    if not places:
+        return {}
     weights = {name: network.get_parameter(name).requires_grad_() for name, _ in places}
     scores = {place: torch.zeros(weights[place[0]].shape[place[1]], dtype=torch.float64) for place in places}
     count = 0

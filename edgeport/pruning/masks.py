@@ -39,6 +39,7 @@ def find_masks(module: GraphModule, sparsity: Sparsity) -> Masks:
     """Return masks of all convolutions and linear layers of a traced network whose weights are parameters."""
     kept: dict[str, torch.Tensor] = {}
     whole: dict[str, str] = {}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
     for node in module.graph.nodes:
         if node.op != "call_function" or operator_name(node) not in LAYERS:
             continue
@@ -47,7 +48,10 @@ def find_masks(module: GraphModule, sparsity: Sparsity) -> Masks:
         if not isinstance(source, Node) or source.op != "get_attr":
             continue
         name = str(source.target)
-        weight = module.get_parameter(name).detach()
+        if name not in parameters:
+            whole[name] = "its weight is no parameter"
+            continue
+        weight = parameters[name].detach()
         reason = _reason(weight, int(named.get("groups") or 1), sparsity)
         if reason:
             whole[name] = reason

@@ -65,6 +65,8 @@ class Finetune:
         ranges = {key: ends for key, ends in found.items() if ends is not None}
         module = canonicalize(model.module, model.example_inputs)
         student = int8_student(module, ranges, min(self.weight_bits))
+        if not list(student.parameters()):
+            raise StageError("finetune: no layer of this network is quantized, so nothing can be trained; drop --qat")
         recipe = Recipe(
             objective=objective(model, data, temperature=self.temperature, label_weight=self.label_weight),
             epochs=self.epochs,

@@ -147,17 +147,19 @@ def _taylor(module: GraphModule, groups: Groups, model: Model, context: Context)
     """Return the first-order importance of every filter on samples.
 
     Raises:
-        ConfigError: no samples, or an output that is not class scores.
+        ConfigError: no samples, samples that do not fit the network, or an output that is not class scores.
     """
     import torch
 
     from edgeport.pruning.importance import taylor
 
-    data = context.train or context.calibrate
+    flag, data = ("--train", context.train) if context.train is not None else ("--calibrate", context.calibrate)
     if data is None:
         raise ConfigError("--importance taylor needs samples: give --calibrate DATA")
+    _check_fit(flag, data, model)
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 1 or model.outputs[0].shape[0] < 2:
         raise ConfigError("--importance taylor needs class scores; the network returns something else")
+    data.check_labels(model.outputs[0].shape[0])
     chosen = data.evenly(TAYLOR_SAMPLES)
 
     def batches() -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
@@ -166,8 +168,9 @@ def _taylor(module: GraphModule, groups: Groups, model: Model, context: Context)
             if batch.labels is not None:
                 yield inputs, torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
             else:
-                with torch.no_grad():
-                    yield inputs, model.module(*inputs).argmax(1)
+                with torch.no_grad():  # ends before the yield: whoever takes the batch wants gradients
+                    answers = model.module(*inputs).argmax(1)
+                yield inputs, answers
 
     return taylor(module, groups.groups, batches())
 

@@ -133,6 +133,18 @@ def scalar() -> nn.Module:
     return Scalar().eval()
 
 
+class Static(nn.Module):
+    """Takes batches of four only."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)).view(4, 3)
+
+
+def static() -> nn.Module:
+    """Return the network whose batch size is part of its code."""
+    return Static().eval()
+
+
 class NoTensor(nn.Module):
     """Returns Python numbers."""
 

@@ -33,6 +33,7 @@ def attempt(model: str | Path, folder: Path, *arguments: str | Path) -> Run:
         ("NETWORKS:no_network", 2, ["returned dict, not a torch.nn.Module"]),
         ("NETWORKS:with_nan", 4, ["weight 'second.weight' holds NaN or infinite values"]),
         ("NETWORKS:scalar", 4, ["output 0 has the shape ()", "batch dimension"]),
+        ("NETWORKS:static", 2, ["does not take inputs of shape (1, 3, 12, 12)", "e2e_networks.py, line "]),
         ("NETWORKS:no_tensor", 4, ["returns float", "outputs must be tensors"]),
     ],
 )

@@ -151,6 +151,8 @@ def test_command_prints_table_verdict_and_plot(biased_build: Build, tmp_path: Pa
     assert LAYER in run.out
     picture = (folder / "debug.svg").read_text(encoding="utf-8")
     assert picture.count("<polyline") == len(SPOIL)
+    reported = edgeport("report", folder, store=biased_build.store)
+    assert f"plot of the layers, by edgeport debug: {folder / 'debug.svg'}" in reported.out
     tflite_fault(folder / "arm64" / "model.tflite", "bias", LAYER)
     run = edgeport("debug", folder, "--samples", "2", "--json", store=biased_build.store)
     assert run.code == 6, run.err

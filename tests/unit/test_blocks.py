@@ -153,3 +153,17 @@ def test_blocks_alone_may_be_left_out_and_more_than_there_are_may_not(tmp_path: 
         Prune(ratio=0.0, blocks=3)(model, Context(calibrate=calibrate))
     with pytest.raises(ConfigError, match="layer needs samples"):
         Prune(ratio=0.0, blocks=1)(model, Context())
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.add(self.layer(x), x, alpha=2)
+
+
+def test_a_sum_that_weighs_its_operands_is_no_block() -> None:
+    model = model_of(Weighted(), 6)
+    assert find_blocks(model.module, model.example_inputs) == ()

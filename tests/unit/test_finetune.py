@@ -136,3 +136,20 @@ def test_what_cannot_be_trained_is_refused(calibrated: tuple[Model, Context]) ->
         Finetune(epochs=1)(model.with_(calibration=None), context)
     with pytest.raises(ConfigError, match="epochs is 0; it must be at least 1"):
         Finetune(epochs=0)(model, context)
+
+
+def test_a_network_without_quantized_layers_is_refused(tmp_path: Path) -> None:
+    model = traced(Bare().eval(), ((3, 16, 16),))
+    context = Context(
+        teachers=(model,),
+        train=data(tmp_path / "train", samples(0)),
+        calibrate=data(tmp_path / "calibrate", samples(1)),
+    )
+    calibrated, _ = Calibrate(method="minmax")(model, context)
+    with pytest.raises(StageError, match="no layer of this network is quantized"):
+        Finetune(epochs=1)(calibrated, context)
+
+
+class Bare(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))

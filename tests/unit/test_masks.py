@@ -81,3 +81,18 @@ def test_what_stays_whole_is_named(text: str, layers: set[str], reasons: dict[st
     assert {name.removesuffix(".weight") for name in found.kept} == layers
     for layer, reason in reasons.items():
         assert any(f"layer '{layer}' because {reason}" in sentence for sentence in found.left_whole)
+
+
+class Constant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(4, 3, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(x, self.weight).mean((2, 3))  # type: ignore[arg-type]  # a buffer
+
+
+def test_a_weight_that_is_no_parameter_stays_and_is_named() -> None:
+    found = find_masks(traced(Constant(), ((3, 12, 12),)).module, parse("fine:0.5").sparsity[0])
+    assert not found.kept
+    assert "because its weight is no parameter" in found.left_whole[0]

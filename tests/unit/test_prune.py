@@ -222,3 +222,43 @@ def test_resnet20_has_1_6_times_fewer_macs_at_ratio_0_4(shared_data: Path, monke
 
     assert metrics["macs_before"] == 40_551_040
     assert metrics["macs_before"] / metrics["macs_after"] > 1.6  # type: ignore[operator]  # numbers; 3.38 in fact
+
+
+def labelled(folder: Path, labels: list[int] | None, count: int = 24) -> Dataset:
+    rng = np.random.default_rng(3)
+    arrays = {"x": rng.normal(1, 2, (count, *PICTURE)).astype(np.float32)}
+    if labels is not None:
+        arrays["y"] = np.resize(np.array(labels), count)
+    np.savez(folder / "labelled.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for a key
+    return open_dataset(str(folder / "labelled.npz"))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], None])
+def test_taylor_takes_gradients_on_samples_with_labels_or_without(
+    resnet: Model, tmp_path: Path, labels: list[int] | None
+) -> None:
+    before = {name: value.clone() for name, value in resnet.module.state_dict().items()}
+    context = Context(calibrate=labelled(tmp_path, labels))
+    result, metrics = Prune(ratio=0.5, importance="taylor")(resnet, context)
+    by_norm, _ = Prune(ratio=0.5)(resnet, context)
+    assert metrics["macs_after"] < 0.6 * metrics["macs_before"]  # type: ignore[operator]  # numbers
+    again, _ = Prune(ratio=0.5, importance="taylor")(resnet, context)
+    first, second, other = (
+        torch.cat([value.flatten() for value in network.module.parameters()]) for network in (result, again, by_norm)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)  # other filters stay
+    assert all(torch.equal(value, before[name]) for name, value in resnet.module.state_dict().items())
+
+
+def test_taylor_refuses_what_has_no_gradient_of_classes(resnet: Model, tmp_path: Path) -> None:
+    stage = Prune(ratio=0.5, importance="taylor")
+    with pytest.raises(ConfigError, match="taylor needs samples"):
+        stage(resnet, Context())
+    with pytest.raises(ConfigError, match="has label 9, the network has 5 classes"):
+        stage(resnet, Context(calibrate=labelled(tmp_path, [0, 9])))
+    with pytest.raises(ConfigError, match="--calibrate: samples of shape"):
+        stage(resnet, Context(calibrate=samples(tmp_path, 8, shape=(3, 4, 4))))
+    pictures = model_of(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)).eval(), PICTURE)
+    with pytest.raises(ConfigError, match="taylor needs class scores"):
+        stage(pictures, Context(calibrate=labelled(tmp_path, None)))

@@ -104,3 +104,8 @@ def test_measured_scores_take_the_place_of_norms() -> None:
     (group,) = find_groups(module, inputs).groups
     scores = channel_scores(module, group, "taylor", {("hidden.weight", 0): np.array([1.0, 3.0])})
     np.testing.assert_allclose(scores, [0.5, 1.5])
+
+
+def test_without_groups_there_is_nothing_to_measure() -> None:
+    module = traced(nn.Sequential(nn.Flatten()).eval(), (torch.ones(2, 3),))
+    assert taylor(module, [], [((torch.ones(1, 3),), torch.tensor([0]))]) == {}
