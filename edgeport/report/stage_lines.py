@@ -1,0 +1,161 @@
+"""What each stage did, as a line or some of the printed report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from edgeport.report import units
+from edgeport.types import StageRecord
+
+SHOWN_REASONS = 4  # of what pruning left whole
+INDENT = " " * 12
+
+
+def stage_line(stage: StageRecord) -> str:
+    """Return what there is to say of a stage; empty: nothing. Further lines are indented."""
+    describe = _STAGES.get(stage.name)
+    return describe(stage) if describe else ""
+
+
+def data_lines(stage: StageRecord) -> list[str]:
+    """Return what is wrong with the calibration data, a line a finding."""
+    findings = stage.metrics.get("findings")
+    if not isinstance(findings, (list, tuple)):
+        return []
+    return [str(finding["sentence"]) for finding in findings if isinstance(finding, dict) and "sentence" in finding]
+
+
+def _trace_line(stage: StageRecord) -> str:
+    def shape(key: str) -> str:
+        return ", ".join(f"{name} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims, _ in stage.metrics[key])  # type: ignore[attr-defined]  # JSON rows
+
+    fixed = "; takes batches of one only" if stage.metrics.get("dynamic_batch") is False else ""
+    return f"{units.count(_number(stage, 'parameters'))} parameters, {shape('inputs')} -> {shape('outputs')}{fixed}"
+
+
+def _prune_line(stage: StageRecord) -> str:
+    before, after = _number(stage, "macs_before"), _number(stage, "macs_after")
+    weights_before, weights_after = _number(stage, "parameters_before"), _number(stage, "parameters_after")
+    return (
+        f"multiply-adds {units.count(before)} -> {units.count(after)} ({before / after:.2f}x fewer), "
+        f"parameters {units.count(weights_before)} -> {units.count(weights_after)}"
+        f"{_left_out(stage)}{_whole_lines(stage)}"
+    )
+
+
+def _sparsify_line(stage: StageRecord) -> str:
+    weights, nonzero = _number(stage, "weights"), _number(stage, "weights_nonzero")
+    macs, needed = _number(stage, "macs"), _number(stage, "macs_nonzero")
+    return (
+        f"{' and '.join(map(str, stage.metrics['grains']))}: {100 * (1 - nonzero / weights):.1f} % of the weights are"  # type: ignore[call-overload]  # JSON list
+        f" zero, and {100 * (1 - needed / macs):.1f} % of the multiply-adds multiply by zero"
+        f"\n{INDENT}the runtimes compute zeros like other weights: only the compressed size gains{_whole_lines(stage)}"
+    )
+
+
+def _left_out(stage: StageRecord) -> str:
+    blocks = stage.metrics.get("blocks", [])
+    names = (
+        [str(block["block"]).rpartition("/")[0] or "/" for block in blocks] if isinstance(blocks, (list, tuple)) else []
+    )
+    return f"\n{INDENT}left out: {', '.join(names)}" if names else ""
+
+
+def _whole_lines(stage: StageRecord) -> str:
+    whole = stage.metrics.get("left_whole", [])
+    reasons = [str(reason) for reason in whole] if isinstance(whole, (list, tuple)) else []
+    more = [f"and {len(reasons) - SHOWN_REASONS} more, see report.json"] if len(reasons) > SHOWN_REASONS else []
+    return "".join(f"\n{INDENT}{reason}" for reason in [*reasons[:SHOWN_REASONS], *more])
+
+
+def _distill_line(stage: StageRecord) -> str:
+    epochs = stage.metrics.get("epochs")
+    return (
+        f"{epochs} epoch{'' if epochs == 1 else 's'} of {stage.metrics.get('samples')} samples, {stage.seconds:.1f} s"
+    )
+
+
+def _calibrate_line(stage: StageRecord) -> str:
+    counted = stage.metrics.get("estimators")
+    parts = [f"{count} {name}" for name, count in counted.items()] if isinstance(counted, dict) else []
+    ranges = f"; ranges {', '.join(parts)}" if parts else ""
+    if stage.options.get("method") == "auto" and parts:
+        ranges += f" ({stage.metrics['chosen']})"
+    warnings = [
+        f"{len(names)} activation{'s' * (len(names) > 1)} {words}: {', '.join(names[:SHOWN_REASONS])}"
+        for key, words in _CALIBRATION_WARNINGS.items()
+        if isinstance(names := stage.metrics.get(key), (list, tuple)) and names
+    ]
+    tail = "".join(f"\n{INDENT}{line}" for line in warnings)
+    return f"{stage.metrics.get('samples')} samples, {stage.metrics.get('activations')} activations{ranges}{tail}"
+
+
+_CALIBRATION_WARNINGS = {"always_zero": "always zero", "outliers": "with a range set by outliers"}
+
+
+def _equalize_line(stage: StageRecord) -> str:
+    kept = "kept" if stage.metrics["kept"] else "not kept"
+    return f"{kept}, {stage.metrics['why']}{_change(stage.metrics, 'before', 'after')}"
+
+
+def _correct_line(stage: StageRecord) -> str:
+    found = stage.metrics["bits"]
+    if not isinstance(found, dict) or not found:
+        return f"nothing kept, {stage.metrics.get('why', 'no layer to correct')}"
+    lines = []
+    for bits, figures in found.items():
+        kept = "+".join(figures["kept"]) or "nothing"
+        last = [name for name in figures if isinstance(figures[name], dict)][-1:]
+        lines.append(f"{bits} bits: {kept} kept, {figures['why']}{_change(figures, 'none', *last)}")
+    return f"\n{INDENT}".join(lines)
+
+
+def _change(figures: Mapping[str, object], before: str, after: str = "") -> str:
+    """Return how far from float the int8 network was without and with what was tried last, or nothing."""
+    first, last = figures.get(before), figures.get(after)
+    if not isinstance(first, dict) or not isinstance(last, dict):
+        return ""
+    text = f" (squared error {first['error']:.2g} -> {last['error']:.2g}"
+    if first["agreement"] is not None:
+        text += f", agreement {first['agreement']:.1f} -> {last['agreement']:.1f} %"
+    return text + ")"
+
+
+def _lower_line(stage: StageRecord) -> str:
+    if stage.options.get("precision") in _KEPT:
+        return _KEPT[str(stage.options["precision"])]
+    checked = [(name, found) for name, found in stage.metrics.items() if isinstance(found, dict)]
+    lines = [
+        f"{name}: {found['macs_int8'] / max(1, found['macs_int8'] + found['macs_other']):.0%} of the multiply-adds run"
+        f" in int8, {found['transposes']} transposes"
+        for name, found in checked
+        if "macs_int8" in found
+    ]
+    lines += [f"{name}: {found['control']['sentence']}" for name, found in checked if "control" in found]
+    return f"\n{INDENT}".join(lines)
+
+
+_KEPT: Mapping[str, str] = {  # precisions of weights alone
+    "float16": "float16 weights, computed in float32",
+    "dynamic_int8": "int8 weights, float activations (no --calibrate)",
+}
+
+
+def _number(stage: StageRecord, key: str) -> float:
+    value = stage.metrics[key]
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{stage.name}: {key} is not a number: {value!r}")
+    return float(value)
+
+
+_STAGES: Mapping[str, Callable[[StageRecord], str]] = {
+    "trace": _trace_line,
+    "prune": _prune_line,
+    "sparsify": _sparsify_line,
+    "distill": _distill_line,
+    "equalize": _equalize_line,
+    "calibrate": _calibrate_line,
+    "correct": _correct_line,
+    "finetune": _distill_line,
+    "lower": _lower_line,
+}
