@@ -99,7 +99,16 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random (default: 0)")] = None,
     importance: Annotated[
-        Literal["l1", "l2", "fpgm", "taylor"] | None, typer.Option(help="how filters are ranked (default: l1)")
+        Literal["l1", "l2", "fpgm", "bn", "taylor", "activation", "auto"] | None,
+        typer.Option(help="how filters are ranked (default: l1)"),
+    ] = None,
+    allocation: Annotated[
+        Literal["uniform", "global", "sensitivity"] | None,
+        typer.Option(help="how the cut is shared out among layers (default: uniform)"),
+    ] = None,
+    macs: Annotated[float | None, typer.Option(help="share of multiply-adds to keep, instead of --prune")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="weights to keep, 500kB or a share such as 0.5, instead of --prune")
     ] = None,
     calibration: Annotated[
         Literal["auto", "minmax", "percentile", "entropy", "mse"] | None,
@@ -137,6 +146,9 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             output=output,
             seed=seed,
             importance=importance,
+            allocation=allocation,
+            macs=macs,
+            size=size,
             calibration=calibration,
             correction=correction,
             threads=threads,

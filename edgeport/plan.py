@@ -15,12 +15,14 @@ from edgeport.errors import ConfigError, did_you_mean
 from edgeport.graph.inputs import parse_inputs
 from edgeport.profile import TargetProfile
 from edgeport.pruning import grains
+from edgeport.pruning.budget import Budget, parse_macs, parse_size
 from edgeport.pruning.grains import Sparsity
 from edgeport.types import Precision
 
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 
-Importance = Literal["l1", "l2", "fpgm", "taylor"]
+Importance = Literal["l1", "l2", "fpgm", "bn", "taylor", "activation", "auto"]
+Allocation = Literal["uniform", "global", "sensitivity"]
 Correction = Literal["equalize", "bias", "adaround"]
 CORRECTIONS: tuple[Correction, ...] = ("equalize", "bias", "adaround")  # in the order they are made
 
@@ -48,6 +50,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         output: folder for the results.
         seed: of everything random.
         importance: how filters are ranked.
+        allocation: how the cut is shared out among layers.
+        macs: share of the multiply-adds to keep, instead of `prune`.
+        size: bytes of weights to keep, such as `500kB`, or a share of them; instead of `prune`.
         calibration: how ranges are made of activation statistics.
         correction: weight corrections before rounding: `auto`, `none`, or some of `equalize`, `bias`, `adaround`.
         threads: for this build's own computing.
@@ -70,6 +75,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     output: str | None = None
     seed: int | None = None
     importance: Importance | None = None
+    allocation: Allocation | None = None
+    macs: float | None = None
+    size: str | float | None = None
     calibration: Method | None = None
     correction: str | None = None
     threads: int | None = None
@@ -90,6 +98,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         teachers: networks that a student learns from; empty: the one that came in.
         prune_blocks: residual blocks to leave out before that.
         sparsity: weights that become zero after that.
+        budget: what may be left of the network instead.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
 
@@ -112,6 +121,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     seed: int
     importance: Importance
+    allocation: Allocation
+    budget: Budget | None
     calibration: Method
     corrections: Literal["auto"] | tuple[Correction, ...]
     threads: int
@@ -137,6 +148,7 @@ DEFAULTS = Options(
     output="edgeport-out",
     seed=0,
     importance="l1",
+    allocation="uniform",
     calibration="auto",
     correction="auto",
     threads=1,
@@ -165,6 +177,8 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
     """
     written = _read_config(config)
     base = _over(flags, written)
+    if base.prune is None and (base.macs is not None or base.size is not None):
+        base = msgspec.structs.replace(base, prune=0.0)  # a budget is instead of it, of the demo's too
     options = _over(base, _over(DEMO_OPTIONS, DEFAULTS) if base.model is None else DEFAULTS)
     if options.target is None:
         raise ConfigError(f"no --target; known: {', '.join(profile.known_targets())}, or all")
@@ -191,6 +205,8 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         output=str(options.output),
         seed=int(options.seed or 0),
         importance=options.importance or "l1",
+        allocation=options.allocation or "uniform",
+        budget=_budget(options),
         calibration=options.calibration or "auto",
         corrections=_corrections(options.correction or "auto"),
         threads=int(options.threads or 1),
@@ -253,6 +269,20 @@ def _check(options: Options) -> None:
             raise ConfigError(message)
     if options.input is not None:
         parse_inputs(options.input)
+
+
+def _budget(options: Options) -> Budget | None:
+    said = {
+        "--prune": str(options.prune or 0) not in ("0", "0.0"),
+        "--macs": options.macs is not None,
+        "--size": options.size is not None,
+    }
+    if sum(said.values()) > 1:
+        names = " and ".join(name for name, is_said in said.items() if is_said)
+        raise ConfigError(f"{names} say how far to prune in different ways; give one of them")
+    if options.macs is not None:
+        return parse_macs(options.macs)
+    return parse_size(options.size) if options.size is not None else None
 
 
 def _precision(options: Options) -> Precision:

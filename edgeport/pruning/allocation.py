@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from edgeport.pruning.groups import ChannelGroup
 
+    Member = tuple[ChannelGroup, int]  # a group of a layer, and its filters a channel there
 
+FLOOR = 0.1  # of each group's channels, which one threshold for all of them leaves: a layer without any says nothing
 STREAM_SHARE = 0.5  # of the ratio, for channels that several layers write
 
 
@@ -36,7 +38,92 @@ def allocate(groups: Sequence[ChannelGroup], *, ratio: float, channel_multiple: 
         ratio: share of the filters to cut, 0..1.
         channel_multiple: what widths are rounded to.
     """
-    members: dict[str, list[tuple[ChannelGroup, int]]] = defaultdict(list)  # layer -> (group, filters a channel)
+
+    def wanted(group: ChannelGroup, settled: Sequence[Member], width: int) -> float:
+        full = sum(other.channels * other_width for other, other_width in settled) + group.channels * width
+        return full * (1 - (ratio * STREAM_SHARE if group.is_stream else ratio))
+
+    return _share_out(groups, wanted, channel_multiple=channel_multiple, are_streams_rounded_up=True)
+
+
+def allocate_each(
+    groups: Sequence[ChannelGroup], wanted: Mapping[str, float], *, channel_multiple: int
+) -> dict[str, int]:
+    """Return group name -> number of channels to keep, nearest to what is wanted of each group.
+
+    Args:
+        groups: what may be pruned.
+        wanted: group name -> channels that should stay.
+        channel_multiple: layer widths are multiples of it, as `allocate` has them.
+    """
+
+    def of_layer(group: ChannelGroup, settled: Sequence[Member], width: int) -> float:
+        return sum(wanted[other.name] * other_width for other, other_width in (*settled, (group, width)))
+
+    return _share_out(groups, of_layer, channel_multiple=channel_multiple, are_streams_rounded_up=False)
+
+
+def global_wanted(
+    groups: Sequence[ChannelGroup], scores: Mapping[str, NDArray[np.float64]], *, ratio: float
+) -> dict[str, float]:
+    """Return group name -> channels above one threshold for all groups, at least `FLOOR` of each.
+
+    Scores are divided by their group's mean, as layers have scores of different sizes. The threshold is the score below
+    which `ratio` of all filters lie; a channel counts for as many filters as go with it.
+
+    Args:
+        groups: what may be pruned.
+        scores: group name -> (channels,) importance.
+        ratio: share of the filters to cut, 0..1.
+    """
+    if not groups:
+        return {}
+    normalised = [
+        scores[group.name] / max(float(scores[group.name].mean()), np.finfo(np.float64).tiny) for group in groups
+    ]
+    pooled = np.concatenate(normalised)
+    filters = np.concatenate(
+        [np.full(group.channels, sum(share.positions.shape[1] for share in group.filters)) for group in groups]
+    )
+    order = np.argsort(pooled, kind="stable")
+    cut = int(np.searchsorted(np.cumsum(filters[order]), ratio * filters.sum(), side="right"))
+    goes = np.zeros(pooled.size, dtype=bool)
+    goes[order[:cut]] = True  # by rank, so that equal scores do not go all at once
+    starts = np.cumsum([0, *(group.channels for group in groups)])
+    return {
+        group.name: max(FLOOR * group.channels, float((~goes[start : start + group.channels]).sum()))
+        for group, start in zip(groups, starts, strict=False)
+    }
+
+
+def are_multiples(groups: Sequence[ChannelGroup], kept: Mapping[str, int], channel_multiple: int) -> bool:
+    """Return whether every layer has a multiple of `channel_multiple` filters, or all that it had."""
+    cut: dict[str, tuple[int, int]] = {}  # layer -> (filters, how many of them go)
+    for group in groups:
+        for share in group.filters:
+            key = f"{share.parameter}:{share.dimension}"
+            total, gone = cut.get(key, (share.total, 0))
+            cut[key] = total, gone + (group.channels - kept[group.name]) * share.positions.shape[1]
+    return all(gone == 0 or (total - gone) % channel_multiple == 0 for total, gone in cut.values())
+
+
+def _share_out(
+    groups: Sequence[ChannelGroup],
+    wanted: Callable[[ChannelGroup, Sequence[Member], int], float],
+    *,
+    channel_multiple: int,
+    are_streams_rounded_up: bool,
+) -> dict[str, int]:
+    """Settle group after group, narrow layers first.
+
+    Args:
+        groups: what may be pruned.
+        wanted: of a group, the groups of its layer that are settled, and its filters a channel: how many filters they
+            should have together.
+        channel_multiple: of the layers' widths.
+        are_streams_rounded_up: whether a stream keeps at least what is wanted.
+    """
+    members: dict[str, list[Member]] = defaultdict(list)
     pinned: dict[str, int] = {}
     for group in groups:
         for share in group.filters:
@@ -50,14 +137,13 @@ def allocate(groups: Sequence[ChannelGroup], *, ratio: float, channel_multiple: 
             is_last = index == len(unsettled) - 1  # it makes the layer's sum come out even
             settled = [pair for pair in members[key] if pair[0].name in kept] if is_last else []
             have = sum(kept[other.name] * other_width for other, other_width in settled)
-            full = sum(other.channels * other_width for other, other_width in settled) + group.channels * width
             kept[group.name] = _nearest(
-                full * (1 - (ratio * STREAM_SHARE if group.is_stream else ratio)) - have,
+                wanted(group, settled, width) - have,
                 channels=group.channels,
                 width=width,
                 offset=have + pinned[key] if is_last else 0,
                 multiple=channel_multiple,
-                is_stream=group.is_stream,
+                is_stream=are_streams_rounded_up and group.is_stream,
             )
     return {group.name: kept[group.name] for group in groups}
 

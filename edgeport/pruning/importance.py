@@ -46,26 +46,45 @@ def fpgm(filters: torch.Tensor) -> torch.Tensor:
 
 
 IMPORTANCE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"l1": l1, "l2": l2, "fpgm": fpgm}
-TAYLOR = "taylor"  # needs samples: see `taylor`
-NAMES = (*IMPORTANCE, TAYLOR)
+BATCH_NORM = "bn"  # see `edgeport.pruning.votes`
+ON_SAMPLES = ("taylor", "activation")  # these need samples
+NAMES = (*IMPORTANCE, BATCH_NORM, *ON_SAMPLES)  # each is one way to score
+AUTO = "auto"  # compares them
 
 Measured = Mapping[tuple[str, int], np.ndarray]  # (parameter, dimension that counts filters) -> score of each filter
 
 
 def taylor(
-    module: GraphModule, groups: Sequence[ChannelGroup], batches: Iterable[tuple[Sequence[torch.Tensor], torch.Tensor]]
+    module: GraphModule,
+    groups: Sequence[ChannelGroup],
+    batches: Iterable[tuple[Sequence[torch.Tensor], torch.Tensor | None]],
+    *,
+    seed: int = 0,
+    are_probabilities: bool = False,
 ) -> dict[tuple[str, int], NDArray[np.float64]]:
     """Return how much the loss changes, to first order, where a filter is set to zero: mean of (sum of g w)^2.
 
     Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning" (arXiv:1906.10771), equations 5 and 8: the
     gradient g of the cross-entropy, batch by batch.
 
+    Without classes the loss is the squared distance to the network's own outputs. That has no slope at the network
+    itself, but where a change moves the outputs by d to first order, it becomes |d|^2. For d = J w (J: the Jacobian),
+    the mean of (r . J w)^2 over random signs r is just that (Hutchinson 1990, "A Stochastic Estimator of the Trace of
+    the Influence Matrix for Laplacian Smoothing Splines"), so g is the gradient of r . outputs, with fresh signs a
+    batch; every output is divided by its length first, to count alike.
+
     Args:
-        module: the traced network, whose first output is class scores `(N, classes)`; it stays as it is.
+        module: the traced network; it stays as it is.
         groups: what may be pruned.
-        batches: inputs, and the class of each sample `(N,)`; a network without labels is asked for its own classes.
+        batches: inputs, and the class of each sample `(N,)`, by the first output, class scores `(N, classes)`; None
+            where classes are not known.
+        seed: of the signs.
+        are_probabilities: whether the first output is a softmax already.
     """
     import torch
+    from torch.utils._pytree import tree_leaves
+
+    generator = torch.Generator().manual_seed(seed)
 
     network = copy.deepcopy(module).requires_grad_(False)
     places = sorted({(share.parameter, share.dimension) for group in groups for share in group.filters})
@@ -75,9 +94,12 @@ def taylor(
     scores = {place: torch.zeros(weights[place[0]].shape[place[1]], dtype=torch.float64) for place in places}
     count = 0
     for inputs, classes in batches:
-        outputs = network(*inputs)
-        logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        loss = torch.nn.functional.cross_entropy(logits, classes)
+        outputs = [value for value in tree_leaves(network(*inputs)) if isinstance(value, torch.Tensor)]
+        if classes is not None:
+            logits = outputs[0].clamp(min=1e-12).log() if are_probabilities else outputs[0]
+            loss = torch.nn.functional.cross_entropy(logits, classes)
+        else:
+            loss = _random_projection(outputs, generator)
         gradients = dict(
             zip(weights, torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True)
         )
@@ -88,6 +110,18 @@ def taylor(
                 total.add_(product.movedim(dimension, 0).flatten(1).sum(1).square())
         count += 1
     return {place: (total / max(1, count)).numpy() for place, total in scores.items()}
+
+
+def _random_projection(outputs: Sequence[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """Return the sum over outputs y of r . y / |y| with random signs r."""
+    import torch
+
+    total = torch.zeros(())
+    for output in outputs:
+        if output.is_floating_point():
+            signs = torch.randint(0, 2, output.shape, generator=generator).to(output.dtype) * 2 - 1
+            total = total + (signs * output).sum() / output.detach().norm().clamp(min=torch.finfo(output.dtype).tiny)
+    return total
 
 
 def channel_scores(

@@ -39,8 +39,25 @@ def _prune_line(stage: StageRecord) -> str:
     return (
         f"multiply-adds {units.count(before)} -> {units.count(after)} ({before / after:.2f}x fewer), "
         f"parameters {units.count(weights_before)} -> {units.count(weights_after)}"
-        f"{_left_out(stage)}{_whole_lines(stage)}"
+        f"{_how_cut(stage)}{_left_out(stage)}{_whole_lines(stage)}"
     )
+
+
+def _how_cut(stage: StageRecord) -> str:
+    """Return the options of pruning that are not the default, and what `auto` chose."""
+    facts, options = stage.metrics.get("importance"), stage.options
+    parts = []
+    if isinstance(facts, dict) and "used" in facts and options.get("importance") != "l1":
+        compared = facts.get("compared")
+        tried = sum("error" in figures for figures in compared.values()) if isinstance(compared, dict) else 0
+        parts.append(f"importance {facts['used']}{f', the best of {tried}' if tried else ''}")
+        if others := facts.get("by_l1"):
+            parts.append(f"l1 for {', '.join(str(layers[0]) for layers in others)}")
+    if options.get("allocation", "uniform") != "uniform":
+        parts.append(f"{options['allocation']} allocation")
+    if "budget" in stage.metrics:
+        parts.append(f"for {stage.metrics['budget']}")
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 def _sparsify_line(stage: StageRecord) -> str:

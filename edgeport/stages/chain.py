@@ -17,10 +17,10 @@ from edgeport.manifest import code_digest, package_versions
 from edgeport.stages.context import Context, Progress
 from edgeport.stages.persistence import check_stage, read_record, restore_stage, save_stage, tensor_versions
 from edgeport.store import Store, digest
-from edgeport.types import Model, StageRecord
+from edgeport.types import Model, Precision, StageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct | Finetune
 
+BYTES_A_WEIGHT: Mapping[Precision, int] = {"int8": 1, "dynamic_int8": 1, "float16": 2, "float32": 4}
 TRACE_PACKAGES = ("torch", "numpy")
 TAUGHT = ("distill", "finetune")  # stages that learn from teachers
 FOR_INT8 = ("equalize", "calibrate", "correct", "finetune")
@@ -206,14 +207,18 @@ class Chain:
         plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
         lessons = [train.digest, *(network.fingerprint for network in self._named_teachers)] if train else []
         chosen: list[tuple[Stage, list[str]]] = []
-        if plan.prune or plan.prune_blocks:
+        if plan.prune or plan.prune_blocks or plan.budget:
             prune = Prune(
                 ratio=plan.prune,
                 blocks=plan.prune_blocks,
                 channel_multiple=plan.channel_multiple,
                 importance=plan.importance,
+                allocation=plan.allocation,
+                budget=plan.budget,
+                bytes_a_weight=BYTES_A_WEIGHT[plan.precision],
             )
-            chosen.append((prune, [samples.digest for samples in (train, calibrate) if samples is not None]))
+            judges = self.data.tune if plan.importance == "auto" or plan.allocation == "sensitivity" else None
+            chosen.append((prune, [samples.digest for samples in (train, calibrate, judges) if samples is not None]))
         if plan.sparsity:
             sparsify = Sparsify(sparsity=plan.sparsity)
             chosen.append((sparsify, [samples.digest for samples in (train, calibrate) if samples is not None]))

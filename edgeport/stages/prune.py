@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
-import numpy as np
 
 from edgeport.errors import ConfigError, StageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch.fx import GraphModule
 
-    from edgeport.dataset import Dataset
+    from edgeport.pruning.budget import Budget
     from edgeport.pruning.groups import ChannelGroup, Groups
-    from edgeport.pruning.importance import Measured
+    from edgeport.quant.trial import Distance
     from edgeport.stages.context import Context
+    from edgeport.stages.prune_widths import Allocation, Widths, Yardstick
     from edgeport.types import Model
 
 RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 32
-TAYLOR_SAMPLES = 512
 BLOCK_SAMPLES = 64  # on which blocks are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """A pruned network, group name -> channels that stay, and what there is to say of it."""
+
+    module: GraphModule
+    kept: Mapping[str, tuple[int, ...]]
+    recalibration: Mapping[str, object]
+    facts: Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +44,13 @@ class Prune:
         ratio: share of each layer's filters to cut, 0 to below 1.
         blocks: residual blocks to leave out before that, those that change the outputs least.
         channel_multiple: layer widths are rounded to multiples of it.
-        importance: how filters are scored; a name in `edgeport.pruning.importance.NAMES`. `taylor` takes gradients on
+        importance: how filters are scored; a name in `edgeport.pruning.importance.NAMES`, or `auto`, which cuts with
+            each and keeps the network nearest to the unpruned one on tune samples. `taylor` and `activation` look at
             training or calibration samples.
+        allocation: how the cut is shared out: `uniform` by width, `global` by one threshold on all scores,
+            `sensitivity` by what each group's loss does to the outputs on tune samples.
+        budget: what may be left, instead of a ratio.
+        bytes_a_weight: in the shipped file, for a budget of bytes.
     """
 
     name: ClassVar[str] = "prune"
@@ -45,6 +59,9 @@ class Prune:
     blocks: int = 0
     channel_multiple: int = 8
     importance: str = "l1"
+    allocation: Allocation = "uniform"
+    budget: Budget | None = None
+    bytes_a_weight: int = 1
 
     def __call__(self, model: Model, context: Context) -> tuple[Model, dict[str, object]]:
         """Return the smaller network and what was cut.
@@ -58,19 +75,18 @@ class Prune:
         from edgeport.pruning.groups import find_groups
         from edgeport.pruning.macs import count_macs, count_parameters
         from edgeport.pruning.structure import describe
-        from edgeport.pruning.surgery import prune_channels
 
         self._check_options()
         shorter, removed = self._without_blocks(model, context)
         groups = find_groups(shorter, model.example_inputs)
-        kept = self._kept(shorter, groups, model, context)
+        if not groups.groups and not removed:
+            raise _uncut(groups.left_whole)
+        cut = self._chosen(shorter, groups, model, context)
+        kept, pruned = cut.kept, cut.module
         left_whole = [*groups.left_whole, *self._rounded_away(groups, kept)]
-        if not removed and all(len(kept[group.name]) == group.channels for group in groups.groups):
-            more = f"; and {len(left_whole) - 3} more" if len(left_whole) > 3 else ""
-            reasons = "; ".join(left_whole[:3]) or "it has no convolution or linear layer"
-            raise StageError(f"prune: nothing can be cut from this network: {reasons}{more}")
-        pruned = prune_channels(shorter, groups, kept)
-        pruned, recalibration = recalibrated(pruned, model, context)
+        is_whole = all(len(kept[group.name]) == group.channels for group in groups.groups)
+        if not removed and self.budget is None and is_whole:
+            raise _uncut(left_whole)
         metrics: dict[str, object] = {
             "macs_before": count_macs(model.module, model.example_inputs),
             "macs_after": count_macs(pruned, model.example_inputs),
@@ -82,22 +98,41 @@ class Prune:
                 for group in groups.groups
             ],
             "left_whole": left_whole,
-            "recalibration": recalibration,
+            "recalibration": cut.recalibration,
+            "importance": dict(cut.facts),
+            **self._budget_figures(model, pruned),
             "structure": msgspec.to_builtins(describe(groups, kept, model.inputs, removed=tuple(removed))),
         }
         return model.with_(module=pruned, calibration=None), metrics
 
+    def _budget_figures(self, model: Model, pruned: GraphModule) -> dict[str, object]:
+        from edgeport.pruning.budget import weight_bytes
+
+        if self.budget is None:
+            return {}
+        before, after = (weight_bytes(module, bytes_a_weight=self.bytes_a_weight) for module in (model.module, pruned))
+        return {"budget": str(self.budget), "weight_bytes_before": before, "weight_bytes_after": after}
+
     def _check_options(self) -> None:
-        from edgeport.pruning.importance import NAMES
+        from edgeport.pruning.importance import AUTO, NAMES
+        from edgeport.stages.prune_widths import ALLOCATIONS
 
         if self.blocks < 0:
             raise ConfigError(f"prune: blocks is {self.blocks}; it must be at least 0")
-        if not (0 < self.ratio < 1 or (self.blocks and self.ratio == 0)):
+        if self.budget is not None and (self.ratio or self.blocks):
+            raise ConfigError(f"prune: {self.budget} is instead of a ratio and of blocks; give one of them")
+        if self.allocation not in ALLOCATIONS:
+            known: list[str] = list(ALLOCATIONS)
+            raise ConfigError(
+                f"prune: unknown allocation '{self.allocation}'; known: {', '.join(known)}"
+                f"{did_you_mean(self.allocation, known)}"
+            )
+        if self.budget is None and not (0 < self.ratio < 1 or (self.blocks and self.ratio == 0)):
             raise ConfigError(f"prune: ratio is {self.ratio}; it must be above 0 and below 1")
         if self.channel_multiple < 1:
             raise ConfigError(f"prune: channel_multiple is {self.channel_multiple}; it must be at least 1")
-        if self.importance not in NAMES:
-            known = list(NAMES)
+        if self.importance not in (*NAMES, AUTO):
+            known = [*NAMES, AUTO]
             raise ConfigError(
                 f"prune: unknown importance '{self.importance}'; known: {', '.join(known)}"
                 f"{did_you_mean(self.importance, known)}"
@@ -121,58 +156,94 @@ class Prune:
         removed = least_needed(model.module, model.example_inputs, batches, self.blocks)
         return without_blocks(model.module, model.example_inputs, list(removed)), removed
 
-    def _kept(self, module: GraphModule, groups: Groups, model: Model, context: Context) -> dict[str, tuple[int, ...]]:
-        from edgeport.pruning.allocation import allocate, choose
-        from edgeport.pruning.importance import channel_scores
+    def _chosen(self, module: GraphModule, groups: Groups, model: Model, context: Context) -> _Cut:
+        """Return the cut by the criterion that was asked for, or by the best one of all."""
+        from edgeport.pruning.importance import AUTO
+        from edgeport.stages.prune_widths import Widths, Yardstick
 
-        counts = allocate(groups.groups, ratio=self.ratio, channel_multiple=self.channel_multiple)
-        measured = None
-        if self.importance == "taylor" and self.ratio:
-            measured = _taylor(module, groups, model, context)
-        return {
-            group.name: choose(channel_scores(module, group, self.importance, measured), counts[group.name])
-            for group in groups.groups
-        }
+        if not self.ratio and self.budget is None:  # blocks alone
+            whole = {group.name: tuple(range(group.channels)) for group in groups.groups}
+            fresh, recalibration = recalibrated(module, model, context)
+            return _Cut(module=fresh, kept=whole, recalibration=recalibration, facts={})
+        yardstick = None
+        if self.importance == AUTO:
+            yardstick = Yardstick(model, context, "--importance auto")
+        elif self.allocation == "sensitivity":
+            yardstick = Yardstick(model, context, "--allocation sensitivity")
+        widths = Widths(
+            module,
+            groups,
+            model,
+            channel_multiple=self.channel_multiple,
+            allocation=self.allocation,
+            yardstick=yardstick,
+            bytes_a_weight=self.bytes_a_weight,
+        )
+        if self.importance == AUTO and yardstick is not None:
+            return self._best(widths, yardstick, context)
+        return self._cut(self.importance, widths, context)
+
+    def _cut(self, importance: str, widths: Widths, context: Context) -> _Cut:
+        from edgeport.pruning.allocation import choose
+        from edgeport.pruning.surgery import prune_channels
+        from edgeport.stages.prune_scores import score
+
+        scored = score(importance, widths.module, widths.groups, widths.model, context)
+        if self.budget is not None:
+            counts = widths.by_budget(self.budget, scored.scores)
+        else:
+            counts = widths.by_ratio(self.ratio, scored.scores)
+        kept = {name: choose(scored.scores[name], count) for name, count in counts.items()}
+        pruned, recalibration = recalibrated(prune_channels(widths.module, widths.groups, kept), widths.model, context)
+        return _Cut(module=pruned, kept=kept, recalibration=recalibration, facts={"used": importance, **scored.facts})
+
+    def _best(self, widths: Widths, yardstick: Yardstick, context: Context) -> _Cut:
+        """Cut by every criterion, and keep the one whose network is nearest to the unpruned one.
+
+        The first one, l1, stays where no other is better by more than chance, as `Distance.is_better_than` has it.
+        """
+        from edgeport.pruning.importance import NAMES
+        from edgeport.quant.trial import distance
+        from edgeport.stages.prune_scores import unavailable
+
+        best: tuple[_Cut, Distance] | None = None
+        figures: dict[str, object] = {}
+        for name in NAMES:
+            if (error := unavailable(name, widths.model, context)) is not None:
+                figures[name] = {"skipped": str(error)}
+                continue
+            cut = self._cut(name, widths, context)
+            found = distance(yardstick.exact, yardstick.outputs(cut.module))
+            figures[name] = {**found.figures(), **{key: cut.facts[key] for key in cut.facts if key != "used"}}
+            if best is None or found.is_better_than(best[1]):
+                best = cut, found
+        if best is None:
+            raise ValueError("no criterion is available")
+        facts = {**best[0].facts, "compared": figures, "tune_samples": yardstick.samples}
+        return replace(best[0], facts=facts)
 
     def _rounded_away(self, groups: Groups, kept: Mapping[str, Sequence[int]]) -> list[str]:
+        whole = [group for group in groups.groups if len(kept[group.name]) == group.channels]
+        if self.budget is not None and len(whole) == len(groups.groups):
+            return [f"left whole: all layers because {self.budget} is met without a cut"]
+        if self.budget is not None or self.allocation != "uniform":
+            return [
+                f"left whole: layer '{group.name}' because {self.allocation} allocation leaves all of its"
+                f" {group.channels} channels, with channel multiple {self.channel_multiple}"
+                for group in whole
+            ]
         return [
             f"left whole: layer '{group.name}' because {group.channels} channels at {_rate(group, self.ratio)} round to"
             f" {group.channels} with channel multiple {self.channel_multiple}"
-            for group in groups.groups
-            if self.ratio and len(kept[group.name]) == group.channels
+            for group in whole
+            if self.ratio
         ]
 
 
-def _taylor(module: GraphModule, groups: Groups, model: Model, context: Context) -> Measured:
-    """Return the first-order importance of every filter on samples.
-
-    Raises:
-        ConfigError: no samples, samples that do not fit the network, or an output that is not class scores.
-    """
-    import torch
-
-    from edgeport.pruning.importance import taylor
-
-    flag, data = ("--train", context.train) if context.train is not None else ("--calibrate", context.calibrate)
-    if data is None:
-        raise ConfigError("--importance taylor needs samples: give --calibrate DATA")
-    _check_fit(flag, data, model)
-    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 1 or model.outputs[0].shape[0] < 2:
-        raise ConfigError("--importance taylor needs class scores; the network returns something else")
-    data.check_labels(model.outputs[0].shape[0])
-    chosen = data.evenly(TAYLOR_SAMPLES)
-
-    def batches() -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-        for batch in chosen.batches(RECALIBRATION_BATCH if model.has_dynamic_batch else 1):
-            inputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in batch.inputs]
-            if batch.labels is not None:
-                yield inputs, torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
-            else:
-                with torch.no_grad():  # ends before the yield: whoever takes the batch wants gradients
-                    answers = model.module(*inputs).argmax(1)
-                yield inputs, answers
-
-    return taylor(module, groups.groups, batches())
+def _uncut(left_whole: Sequence[str]) -> StageError:
+    more = f"; and {len(left_whole) - 3} more" if len(left_whole) > 3 else ""
+    reasons = "; ".join(left_whole[:3]) or "it has no convolution or linear layer"
+    return StageError(f"prune: nothing can be cut from this network: {reasons}{more}")
 
 
 def _rate(group: ChannelGroup, ratio: float) -> str:
@@ -182,6 +253,7 @@ def _rate(group: ChannelGroup, ratio: float) -> str:
 def recalibrated(module: GraphModule, model: Model, context: Context) -> tuple[GraphModule, dict[str, object]]:
     """Return the network with fresh batch-norm statistics, and what they were measured on (or why they were not)."""
     from edgeport.pruning.recalibrate import batch_norms, recalibrate_batch_norm
+    from edgeport.stages.prune_scores import check_fit
 
     if not batch_norms(module):
         return module, {"skipped": "the network has no batch norm"}
@@ -192,15 +264,9 @@ def recalibrated(module: GraphModule, model: Model, context: Context) -> tuple[G
         return module, {"skipped": "the network takes batches of one only"}
     if len(data) < 2:
         return module, {"skipped": f"{flag} has one sample only"}
-    _check_fit(flag, data, model)
+    check_fit(flag, data, model)
     count = min(len(data), RECALIBRATION_SAMPLES)
     chosen = data.subset([index * len(data) // count for index in range(count)])  # spread: files may be sorted by class
     batches = (batch.inputs for batch in chosen.batches(RECALIBRATION_BATCH) if len(batch) > 1)
     done = recalibrate_batch_norm(module, batches)
     return done, {"data": flag, "samples": count if count % RECALIBRATION_BATCH != 1 else count - 1}
-
-
-def _check_fit(flag: str, data: Dataset, model: Model) -> None:
-    wanted = tuple(spec.shape for spec in model.inputs)
-    if data.shapes != wanted:
-        raise ConfigError(f"{flag}: samples of shape {data.shapes}; the network takes {wanted}")

@@ -55,7 +55,15 @@ def test_records_say_what_each_stage_did(built: tuple[Project, Chain]) -> None:
     assert trace.metrics["parameters"] == prune.metrics["parameters_before"] == 432 + 2304 + 2 * 32 + 68
     # 16 channels less 40 % is 9.6, as a multiple of 8: 8 in both layers: 216 + 576 + 2 * 16 + 32 + 4
     assert prune.metrics["parameters_after"] == 216 + 576 + 2 * 16 + 36
-    assert prune.options == {"ratio": 0.4, "blocks": 0, "channel_multiple": 8, "importance": "l1"}
+    assert prune.options == {
+        "ratio": 0.4,
+        "blocks": 0,
+        "channel_multiple": 8,
+        "importance": "l1",
+        "allocation": "uniform",
+        "budget": None,
+        "bytes_a_weight": 1,
+    }
     assert (distill.metrics["epochs"], distill.metrics["samples"]) == (1, 64)
     assert calibrate.metrics["samples"] == 20  # of 24, four are kept for tuning
     assert calibrate.options == {"method": "auto"}

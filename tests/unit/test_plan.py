@@ -64,6 +64,8 @@ def test_every_default_is_a_value() -> None:
         "output": "edgeport-out",
         "seed": 0,
         "importance": "l1",
+        "allocation": "uniform",
+        "budget": None,
         "calibration": "auto",
         "corrections": "auto",
         "tune": None,

@@ -1,0 +1,94 @@
+"""What `--macs` and `--size` allow a pruned network, and how the options are written."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from edgeport.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+UNITS = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be left: a share of what there was, or for weights a number of bytes.
+
+    Attributes:
+        kind: multiply-adds, or bytes of weights.
+        share: above 0 and below 1; 0 where `size_bytes` says it.
+        size_bytes: at least 1; 0 where `share` says it.
+    """
+
+    kind: Literal["macs", "size"]
+    share: float = 0.0
+    size_bytes: int = 0
+
+    def __str__(self) -> str:
+        """Return the option that asks for it."""
+        return f"--{self.kind} {f'{self.size_bytes}B' if self.size_bytes else f'{self.share:g}'}"
+
+    def limit(self, before: int) -> float:
+        """Return the most that may be left, of a network that has `before`."""
+        return float(self.size_bytes) if self.size_bytes else self.share * before
+
+
+def parse_macs(share: float) -> Budget:
+    """Return what `--macs SHARE` asks for.
+
+    Raises:
+        ConfigError: not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"--macs {share:g}: a share of the multiply-adds to keep, above 0 and below 1")
+    return Budget(kind="macs", share=share)
+
+
+def parse_size(text: str | float) -> Budget:
+    """Return what `--size` asks for: `500kB`, `1.5MB`, `4096B`, or a share as `0.5`.
+
+    Raises:
+        ConfigError: neither bytes nor a share between 0 and 1.
+    """
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([A-Za-z]*)\s*", str(text))
+    amount, unit = (_number(found[1]), found[2]) if found else (math.nan, "")
+    if unit in UNITS and 1 <= amount * UNITS[unit] < math.inf:
+        return Budget(kind="size", size_bytes=math.floor(amount * UNITS[unit]))
+    if not unit and 0 < amount < 1:
+        return Budget(kind="size", share=amount)
+    raise ConfigError(f"--size {text}: bytes of weights such as 500kB or 1.5MB, or a share above 0 and below 1")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def weight_bytes(module: GraphModule, *, bytes_a_weight: int) -> int:
+    """Return the bytes of a network's weights in a file, without what a runtime's format adds.
+
+    Parameters of two dimensions and more, which is what convolutions and products read, take `bytes_a_weight` each; all
+    others are biases and stay 4 bytes (int32 or float32). The scale of a batch norm is folded into the weights before
+    it and takes none; its shift becomes their bias.
+    """
+    from torch.fx import Node
+
+    from edgeport.pruning.operation import arguments, operator_name
+
+    folded = set()
+    for node in module.graph.nodes:
+        weight = arguments(node).get("weight") if operator_name(node) == "batch_norm" else None
+        if isinstance(weight, Node) and weight.op == "get_attr":
+            folded.add(id(module.get_parameter(str(weight.target))))
+    return sum(
+        parameter.numel() * (bytes_a_weight if parameter.dim() > 1 else 4)
+        for parameter in module.parameters()
+        if id(parameter) not in folded
+    )

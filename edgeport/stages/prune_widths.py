@@ -1,0 +1,189 @@
+"""How many channels stay: a ratio or a budget, by one of the allocations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from edgeport.errors import ConfigError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch.fx import GraphModule
+
+    from edgeport.pruning.budget import Budget
+    from edgeport.pruning.groups import Groups
+    from edgeport.pruning.search import Knob
+    from edgeport.pruning.sensitivity import Curve
+    from edgeport.quant.trial import Batches, Outputs
+    from edgeport.stages.context import Context
+    from edgeport.stages.prune_scores import Scores
+    from edgeport.types import Model
+
+Allocation = Literal["uniform", "global", "sensitivity"]
+Kind = Literal["macs", "size"]
+ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "global", "sensitivity")
+FINENESS = 1000  # settings of a ratio that is searched for
+TRIALS = 4  # times the samples of an int8 trial: pruned networks lie further from float, and fewer are compared
+
+
+class Yardstick:
+    """The unpruned network's outputs on tune samples."""
+
+    def __init__(self, model: Model, context: Context, why: str) -> None:
+        """Run the network that came in.
+
+        Raises:
+            ConfigError: there are no tune samples; `why` says which option needs them.
+        """
+        from edgeport.quant.trial import first_batches, trial_samples
+
+        if context.tune is None:
+            raise ConfigError(
+                f"{why} compares networks on samples: give --tune DATA, or more --calibrate DATA (int8 builds only)"
+            )
+        size = 32 if model.has_dynamic_batch else 1
+        count = TRIALS * trial_samples([spec.shape for spec in model.inputs])
+        self.batches: Batches = first_batches(context.tune, count, size=size)
+        self.samples = sum(len(batch[0]) for batch in self.batches)
+        self.exact = self.outputs(model.module)
+
+    def outputs(self, module: GraphModule) -> list[Outputs]:
+        """Return a network's outputs, batch by batch."""
+        import torch
+
+        from edgeport.graph.execute import flat_outputs
+        from edgeport.quant.trial import outputs_of
+
+        with torch.no_grad():
+            return outputs_of(lambda inputs: flat_outputs(module(*inputs)), self.batches)
+
+
+class Widths:
+    """Decides widths for one network; costs are counted once."""
+
+    def __init__(  # noqa: PLR0913  # the stage's options, by keyword
+        self,
+        module: GraphModule,
+        groups: Groups,
+        model: Model,
+        *,
+        channel_multiple: int,
+        allocation: Allocation,
+        yardstick: Yardstick | None,
+        bytes_a_weight: int,
+    ) -> None:
+        """Set up; nothing is computed yet. `yardstick` is what sensitivity needs."""
+        self.module, self.groups, self.model = module, groups, model
+        self.channel_multiple, self.allocation, self.yardstick = channel_multiple, allocation, yardstick
+        self.bytes_a_weight = bytes_a_weight
+        self._costs: dict[tuple[str, tuple[tuple[str, int], ...]], int] = {}
+
+    def by_ratio(self, ratio: float, scores: Scores) -> dict[str, int]:
+        """Return group name -> channels for a share of the filters.
+
+        For `sensitivity` it is the multiply-adds that the uniform allocation of this ratio leaves.
+        """
+        from edgeport.pruning.allocation import allocate, allocate_each, global_wanted
+
+        multiple = self.channel_multiple
+        if self.allocation == "global":
+            wanted = global_wanted(self.groups.groups, scores, ratio=ratio)
+            return allocate_each(self.groups.groups, wanted, channel_multiple=multiple)
+        uniform = allocate(self.groups.groups, ratio=ratio, channel_multiple=multiple)
+        if self.allocation == "uniform":
+            return uniform
+        return self._fitted("macs", float(self.cost("macs", uniform)), scores, f"ratio {ratio:g}")
+
+    def by_budget(self, budget: Budget, scores: Scores) -> dict[str, int]:
+        """Return group name -> channels for a budget.
+
+        Raises:
+            StageError: this allocation cannot meet it; the message says the least that it comes to.
+        """
+        return self._fitted(budget.kind, budget.limit(self.whole(budget.kind)), scores, str(budget))
+
+    def whole(self, kind: Kind) -> int:
+        """Return what the network that came in costs."""
+        return self._count(kind, self.model.module)
+
+    def cost(self, kind: Kind, counts: Mapping[str, int]) -> int:
+        """Return multiply-adds or weight bytes of the network cut to these counts: exact, by cutting it."""
+        from edgeport.pruning.surgery import prune_channels
+
+        key = (kind, tuple(sorted(counts.items())))
+        if key not in self._costs:
+            kept = {name: tuple(range(count)) for name, count in counts.items()}
+            self._costs[key] = self._count(kind, prune_channels(self.module, self.groups, kept))
+        return self._costs[key]
+
+    def _count(self, kind: Kind, module: GraphModule) -> int:
+        from edgeport.pruning.budget import weight_bytes
+        from edgeport.pruning.macs import count_macs
+
+        if kind == "macs":
+            return count_macs(module, self.model.example_inputs)
+        return weight_bytes(module, bytes_a_weight=self.bytes_a_weight)
+
+    def _fitted(self, kind: Kind, limit: float, scores: Scores, asked: str) -> dict[str, int]:
+        from edgeport.pruning.search import UnmetError, fit
+
+        try:
+            return fit(
+                self.groups.groups,
+                self._knob(kind, scores),
+                cost=lambda counts: self.cost(kind, counts),
+                limit=limit,
+                channel_multiple=self.channel_multiple,
+            )
+        except UnmetError as error:
+            what = "multiply-adds" if kind == "macs" else "bytes of weights"
+            raise StageError(
+                f"prune: {asked} cannot be met: the least with {self.allocation} allocation and channel multiple"
+                f" {self.channel_multiple} is {error.least / self.whole(kind):.3f} of the {what}, {error.least:.0f}"
+            ) from error
+
+    def _knob(self, kind: Kind, scores: Scores) -> Knob:
+        from edgeport.pruning.allocation import allocate, allocate_each, global_wanted
+        from edgeport.pruning.search import Knob
+        from edgeport.pruning.sensitivity import after, steps
+
+        groups, multiple = self.groups.groups, self.channel_multiple
+        if self.allocation == "uniform":
+            return Knob(
+                last=FINENESS - 1, counts=lambda at: allocate(groups, ratio=at / FINENESS, channel_multiple=multiple)
+            )
+        if self.allocation == "global":
+            return Knob(
+                last=FINENESS - 1,
+                counts=lambda at: allocate_each(
+                    groups, global_wanted(groups, scores, ratio=at / FINENESS), channel_multiple=multiple
+                ),
+            )
+        curves = self._curves(kind, scores)
+        order = steps(curves)
+        whole = {group.name: float(group.channels) for group in groups}
+        return Knob(
+            last=len(order),
+            counts=lambda at: allocate_each(groups, whole | after(curves, order[:at]), channel_multiple=multiple),
+        )
+
+    def _curves(self, kind: Kind, scores: Scores) -> dict[str, Curve]:
+        from edgeport.pruning.allocation import choose
+        from edgeport.pruning.sensitivity import measure
+        from edgeport.pruning.surgery import prune_channels
+        from edgeport.quant.trial import distance
+
+        yardstick = self.yardstick
+        if yardstick is None:
+            raise ValueError("sensitivity needs a yardstick")
+
+        def damage(counts: Mapping[str, int]) -> float:
+            kept = {name: choose(scores[name], count) for name, count in counts.items()}
+            # cut is masked, but for rounding, and runs faster
+            return distance(yardstick.exact, yardstick.outputs(prune_channels(self.module, self.groups, kept))).error
+
+        def cost(counts: Mapping[str, int]) -> float:
+            return float(self.cost(kind, counts))
+
+        return measure(self.groups.groups, self.channel_multiple, damage=damage, cost=cost)
