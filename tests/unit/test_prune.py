@@ -251,7 +251,7 @@ def test_taylor_takes_gradients_on_samples_with_labels_or_without(
     assert all(torch.equal(value, before[name]) for name, value in resnet.module.state_dict().items())
 
 
-def test_taylor_refuses_what_has_no_gradient_of_classes(resnet: Model, tmp_path: Path) -> None:
+def test_taylor_refuses_samples_that_do_not_fit(resnet: Model, tmp_path: Path) -> None:
     stage = Prune(ratio=0.5, importance="taylor")
     with pytest.raises(ConfigError, match="taylor needs samples"):
         stage(resnet, Context())
@@ -259,6 +259,9 @@ def test_taylor_refuses_what_has_no_gradient_of_classes(resnet: Model, tmp_path:
         stage(resnet, Context(calibrate=labelled(tmp_path, [0, 9])))
     with pytest.raises(ConfigError, match="--calibrate: samples of shape"):
         stage(resnet, Context(calibrate=samples(tmp_path, 8, shape=(3, 4, 4))))
+
+
+def test_taylor_scores_a_network_without_classes_by_its_outputs(tmp_path: Path) -> None:
     pictures = model_of(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)).eval(), PICTURE)
-    with pytest.raises(ConfigError, match="taylor needs class scores"):
-        stage(pictures, Context(calibrate=labelled(tmp_path, None)))
+    _, metrics = Prune(ratio=0.5, importance="taylor")(pictures, Context(calibrate=labelled(tmp_path, None)))
+    assert metrics["importance"]["loss"] == "distance to the unpruned outputs"  # type: ignore[index]  # JSON
