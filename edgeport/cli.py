@@ -90,6 +90,12 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     teacher: Annotated[
         str | None, typer.Option(help="networks to learn from instead of MODEL, comma separated: file.py:factory")
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="softens the teacher's and the student's answers (default: 4)")
+    ] = None,
+    hard_labels: Annotated[
+        float | None, typer.Option(help="share of the loss that the labels of --train have, 0..1 (default: 0.1)")
+    ] = None,
     qat: Annotated[int | None, typer.Option(help="epochs of quantization-aware training of the int8 files")] = None,
     precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
     max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
@@ -140,6 +146,8 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             prune=prune,
             distill=distill,
             teacher=teacher,
+            temperature=temperature,
+            hard_labels=hard_labels,
             qat=qat,
             precision=precision,
             max_drop=max_drop,

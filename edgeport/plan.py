@@ -44,6 +44,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         prune: share of filters to cut, 0..1, or grains of pruning (see `edgeport.pruning.grains`).
         distill: epochs of distillation.
         teacher: networks that a student learns from instead of `model`, comma separated, each written as `model` is.
+        temperature: softens the answers of teacher and student, above 0.
+        hard_labels: share of a student's loss that labels have, 0..1; 1: no teacher is asked.
         qat: epochs of quantization-aware training of the int8 files.
         precision: number format of the shipped file.
         max_drop: points of top-1 that may be lost.
@@ -69,6 +71,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     prune: float | str | None = None
     distill: int | None = None
     teacher: str | None = None
+    temperature: float | None = None
+    hard_labels: float | None = None
     qat: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
     max_drop: float | None = None
@@ -115,6 +119,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sparsity: tuple[Sparsity, ...]
     distill: int
     teachers: tuple[str, ...]
+    temperature: float
+    hard_labels: float
     qat: int
     precision: Precision
     max_drop: float | None
@@ -144,6 +150,8 @@ DEFAULTS = Options(
     prune=0.0,
     distill=0,
     qat=0,
+    temperature=4.0,
+    hard_labels=0.1,
     precision="int8",
     output="edgeport-out",
     seed=0,
@@ -199,6 +207,8 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         sparsity=pruning.sparsity,
         distill=int(options.distill or 0),
         teachers=tuple(name.strip() for name in (options.teacher or "").split(",") if name.strip()),
+        temperature=_said(options.temperature),
+        hard_labels=_said(options.hard_labels),
         qat=int(options.qat or 0),
         precision=_precision(options),
         max_drop=options.max_drop,
@@ -249,9 +259,12 @@ def _check(options: Options) -> None:
         f"--seed {options.seed}: 0 or more, below 2^63": 0 <= (options.seed or 0) < 1 << 63,
         "--output is empty; name a folder": options.output != "",
         f"--qat {options.qat}: a number of epochs, 0 or more": (options.qat or 0) >= 0,
+        f"--temperature {options.temperature}: above 0": 0 < _said(options.temperature) < math.inf,
+        f"--hard-labels {options.hard_labels}: a share of the loss, 0 to 1": 0 <= _said(options.hard_labels) <= 1,
         "--teacher is for --distill or --qat; give one of them": (
             options.teacher is None or bool(options.distill or options.qat)
         ),
+        "--hard-labels 1 asks no teacher; drop --teacher": options.teacher is None or options.hard_labels != 1,
         "--qat needs --train DATA": not options.qat or options.train is not None,
         "--qat trains int8 files, which need --calibrate DATA and --precision int8": (
             not options.qat or (options.calibrate is not None and options.precision == "int8")
@@ -269,6 +282,13 @@ def _check(options: Options) -> None:
             raise ConfigError(message)
     if options.input is not None:
         parse_inputs(options.input)
+
+
+def _said(value: float | None) -> float:
+    """Return an option that has a default."""
+    if value is None:
+        raise ValueError("this option has no default")
+    return value
 
 
 def _budget(options: Options) -> Budget | None:

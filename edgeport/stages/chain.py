@@ -223,7 +223,13 @@ class Chain:
             sparsify = Sparsify(sparsity=plan.sparsity)
             chosen.append((sparsify, [samples.digest for samples in (train, calibrate) if samples is not None]))
         if plan.distill and train is not None:
-            chosen.append((Distill(epochs=plan.distill, keep_zeros=bool(plan.sparsity)), lessons))
+            distill = Distill(
+                epochs=plan.distill,
+                temperature=plan.temperature,
+                hard_labels=plan.hard_labels,
+                keep_zeros=bool(plan.sparsity),
+            )
+            chosen.append((distill, lessons))
         if calibrate is not None:
             uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
             auto, corrections = plan.corrections == "auto", plan.corrections
@@ -232,7 +238,13 @@ class Chain:
                 chosen.append((Equalize(mode="auto" if auto else "always", weight_bits=bits[0]), uses))
             chosen.append((Calibrate(method=plan.calibration), uses))
             if plan.qat and train is not None:
-                finetune = Finetune(epochs=plan.qat, weight_bits=bits, keep_zeros=bool(plan.sparsity))
+                finetune = Finetune(
+                    epochs=plan.qat,
+                    weight_bits=bits,
+                    temperature=plan.temperature,
+                    hard_labels=plan.hard_labels,
+                    keep_zeros=bool(plan.sparsity),
+                )
                 chosen.append((finetune, lessons))
             elif auto:
                 chosen.append((Correct(weight_bits=bits), uses))

@@ -32,7 +32,7 @@ class Distill:
     Attributes:
         epochs: passes over the training data, >= 1.
         temperature: softens both distributions, > 0.
-        label_weight: weight of the cross-entropy with the labels, where there are labels; >= 0.
+        hard_labels: share of the loss that comes from the labels, where there are labels, 0..1; 1 asks no teacher.
         learning_rate: highest learning rate of the schedule, > 0.
         warmup: share of the steps in which the learning rate rises, 0..1.
         batch_size: samples a step, >= 2.
@@ -48,7 +48,7 @@ class Distill:
 
     epochs: int
     temperature: float = 4.0
-    label_weight: float = 0.1
+    hard_labels: float = 0.1
     learning_rate: float = 0.02
     warmup: float = 0.1
     batch_size: int = 128
@@ -67,17 +67,18 @@ class Distill:
         """
         self._check_options()
         data = checked_data("--distill", model, context)
-        if not context.teachers:
-            raise ValueError("context has no teachers; distill needs the traced float network")
         if not model.has_dynamic_batch:
             raise StageError("distill: the network takes batches of one only, so it cannot be trained; drop --distill")
-        check_teachers(model, context.teachers, self.name)
+        teachers = context.teachers if self.hard_labels < 1 else ()
+        if not teachers and self.hard_labels < 1:
+            raise ValueError("context has no teachers; distill needs the traced float network")
+        check_teachers(model, teachers, self.name)
 
         from edgeport.training.modes import with_tensors
 
-        chosen = objective(model, data, temperature=self.temperature, label_weight=self.label_weight)
+        chosen = objective(model, data, temperature=self.temperature, hard_labels=self.hard_labels)
         recipe = self._recipe(chosen, context.seed)
-        networks = (*(teacher.module for teacher in context.teachers), model.module)
+        networks = (*(teacher.module for teacher in teachers), model.module)
         trained = fit(networks, data, recipe, context, name=self.name)
         result = model.with_(module=with_tensors(model.module, trained.state.tensors), calibration=None)
         return result, training_figures(trained, recipe, samples=len(data), threads=context.threads)
@@ -86,7 +87,7 @@ class Distill:
         limits = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "temperature": (self.temperature > 0, "above 0"),
-            "label_weight": (self.label_weight >= 0, "at least 0"),
+            "hard_labels": (0 <= self.hard_labels <= 1, "between 0 and 1"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
             "warmup": (0 <= self.warmup <= 1, "between 0 and 1"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
@@ -139,14 +140,23 @@ def checked_data(flag: str, model: Model, context: Context) -> Dataset:
     return data
 
 
-def objective(model: Model, data: Dataset, *, temperature: float, label_weight: float) -> Objective:
-    """Return what a student of this network learns from these samples (see `Distill`)."""
+def objective(model: Model, data: Dataset, *, temperature: float, hard_labels: float) -> Objective:
+    """Return what a student of this network learns from these samples (see `Distill`).
+
+    Raises:
+        ConfigError: labels alone are to be learned from, and there are none.
+    """
     from edgeport.training.losses import ClassObjective, ValueObjective
     from edgeport.training.modes import ends_in_softmax
 
+    if hard_labels == 1 and not data.has_labels:
+        raise ConfigError("--hard-labels 1 learns from labels alone, and the samples of --train have none")
+    if hard_labels == 1 and not _is_class_scores(model):
+        raise ConfigError("--hard-labels 1 learns from class labels, and the network does not give class scores")
+
     if _is_class_scores(model) and (data.has_labels or data.classes):
         return ClassObjective(
-            temperature=temperature, label_weight=label_weight, are_probabilities=ends_in_softmax(model.module)
+            temperature=temperature, hard_labels=hard_labels, are_probabilities=ends_in_softmax(model.module)
         )
     return ValueObjective()
 

@@ -24,7 +24,7 @@ class Finetune:
         epochs: passes over the training data, >= 1.
         weight_bits: of the targets' files.
         temperature: as in `Distill`.
-        label_weight: as in `Distill`.
+        hard_labels: as in `Distill`.
         learning_rate: highest of the schedule; a tenth of what a float student takes.
         batch_size: samples a step.
         keep_zeros: weights that are zero stay zero.
@@ -35,7 +35,7 @@ class Finetune:
     epochs: int
     weight_bits: tuple[WeightBits, ...] = (8,)
     temperature: float = 4.0
-    label_weight: float = 0.1
+    hard_labels: float = 0.1
     learning_rate: float = 0.002
     batch_size: int = 128
     keep_zeros: bool = False
@@ -55,10 +55,11 @@ class Finetune:
 
         if self.epochs < 1:
             raise ConfigError(f"finetune: epochs is {self.epochs}; it must be at least 1")
-        if model.calibration is None or not context.teachers:
+        if model.calibration is None:
             raise StageError("finetune: the network is not calibrated")
         data = checked_data("--qat", model, context)
-        check_teachers(model, context.teachers, self.name)
+        teachers = context.teachers if self.hard_labels < 1 else ()
+        check_teachers(model, teachers, self.name)
         if not model.has_dynamic_batch:
             raise StageError("finetune: the network takes batches of one only, so it cannot be trained; drop --qat")
         found = {key: model.calibration.range_of(key) for key in model.calibration.statistics}
@@ -68,7 +69,7 @@ class Finetune:
         if not list(student.parameters()):
             raise StageError("finetune: no layer of this network is quantized, so nothing can be trained; drop --qat")
         recipe = Recipe(
-            objective=objective(model, data, temperature=self.temperature, label_weight=self.label_weight),
+            objective=objective(model, data, temperature=self.temperature, hard_labels=self.hard_labels),
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
@@ -80,7 +81,7 @@ class Finetune:
             dtype="float32",  # bfloat16 is coarser than the grid
             keep_zeros=self.keep_zeros,
         )
-        networks = (*(teacher.module for teacher in context.teachers), student)
+        networks = (*(teacher.module for teacher in teachers), student)
         trained = fit(networks, data, recipe, context, name=self.name)
         layers = {bits: trained_layers(module, trained.state.tensors, ranges, bits) for bits in self.weight_bits}
         figures = training_figures(trained, recipe, samples=len(data), threads=context.threads)

@@ -125,7 +125,7 @@ def fit(
     The same arguments give the same bits, whether the run was killed and continued in between or not.
 
     Args:
-        networks: one teacher or several, then the student; traced, with the same inputs and outputs.
+        networks: the teachers, none where labels alone are learned, then the student; traced, of one interface.
         data: training samples.
         recipe: how to train.
         keep: where to leave a checkpoint after each epoch and to look for one first.

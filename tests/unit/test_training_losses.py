@@ -70,22 +70,22 @@ def test_relative_squared_error_of_a_constant_teacher_is_finite() -> None:
     assert math.isfinite(loss.item())
 
 
-def test_class_objective_adds_weighted_cross_entropy() -> None:
+def test_class_objective_is_the_weighted_average_with_cross_entropy() -> None:
     # Student even over two classes: cross-entropy ln 2 = 0.693147 whatever the label.
-    objective = ClassObjective(temperature=1.0, label_weight=0.1)
+    objective = ClassObjective(temperature=1.0, hard_labels=0.1)
     student, teacher = [logits(0.5, 0.5)], [logits(0.75, 0.25)]
-    assert objective(student, teacher, torch.tensor([1])).item() == pytest.approx(0.130812 + 0.0693147, abs=1e-6)
+    assert objective(student, teacher, torch.tensor([1])).item() == pytest.approx(0.9 * 0.130812 + 0.0693147, abs=1e-6)
     assert objective(student, teacher, None).item() == pytest.approx(0.130812, abs=1e-6)
 
 
 def test_class_objective_takes_the_logarithm_of_probabilities() -> None:
-    objective = ClassObjective(temperature=1.0, label_weight=0.0, are_probabilities=True)
+    objective = ClassObjective(temperature=1.0, hard_labels=0.0, are_probabilities=True)
     student, teacher = [torch.tensor([[0.5, 0.5]])], [torch.tensor([[0.75, 0.25]])]
     assert objective(student, teacher, None).item() == pytest.approx(0.130812, abs=1e-6)
 
 
 def test_class_objective_of_a_saturated_probability_is_finite() -> None:
-    objective = ClassObjective(temperature=4.0, label_weight=0.1, are_probabilities=True)
+    objective = ClassObjective(temperature=4.0, hard_labels=0.1, are_probabilities=True)
     loss = objective([torch.tensor([[1.0, 0.0]])], [torch.tensor([[0.0, 1.0]])], torch.tensor([1]))
     assert math.isfinite(loss.item())
 
