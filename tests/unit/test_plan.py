@@ -58,6 +58,8 @@ def test_every_default_is_a_value() -> None:
         "prune_blocks": 0,
         "distill": 0,
         "teachers": (),
+        "temperature": 4.0,
+        "hard_labels": 0.1,
         "qat": 0,
         "precision": "int8",
         "max_drop": None,
