@@ -96,6 +96,9 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     hard_labels: Annotated[
         float | None, typer.Option(help="share of the loss that the labels of --train have, 0..1 (default: 0.1)")
     ] = None,
+    features: Annotated[
+        float | None, typer.Option(help="weight of attention maps in distillation (default: 0, outputs alone)")
+    ] = None,
     qat: Annotated[int | None, typer.Option(help="epochs of quantization-aware training of the int8 files")] = None,
     precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
     max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
@@ -115,6 +118,12 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     macs: Annotated[float | None, typer.Option(help="share of multiply-adds to keep, instead of --prune")] = None,
     size: Annotated[
         str | None, typer.Option(help="weights to keep, 500kB or a share such as 0.5, instead of --prune")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(help="share of the float file's latency to keep on each target, instead of --prune")
+    ] = None,
+    prune_rounds: Annotated[
+        int | None, typer.Option(help="cuts on the way to --macs, --size or --latency, each followed by distillation")
     ] = None,
     calibration: Annotated[
         Literal["auto", "minmax", "percentile", "entropy", "mse"] | None,
@@ -148,6 +157,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             teacher=teacher,
             temperature=temperature,
             hard_labels=hard_labels,
+            features=features,
             qat=qat,
             precision=precision,
             max_drop=max_drop,
@@ -157,6 +167,8 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             allocation=allocation,
             macs=macs,
             size=size,
+            latency=latency,
+            prune_rounds=prune_rounds,
             calibration=calibration,
             correction=correction,
             threads=threads,

@@ -15,7 +15,7 @@ from edgeport.errors import ConfigError, did_you_mean
 from edgeport.graph.inputs import parse_inputs
 from edgeport.profile import TargetProfile
 from edgeport.pruning import grains
-from edgeport.pruning.budget import Budget, parse_macs, parse_size
+from edgeport.pruning.budget import Budget, parse_latency, parse_macs, parse_size
 from edgeport.pruning.grains import Sparsity
 from edgeport.types import Precision
 
@@ -46,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         teacher: networks that a student learns from instead of `model`, comma separated, each written as `model` is.
         temperature: softens the answers of teacher and student, above 0.
         hard_labels: share of a student's loss that labels have, 0..1; 1: no teacher is asked.
+        features: weight of the distance between attention maps in distillation, 0 or more.
         qat: epochs of quantization-aware training of the int8 files.
         precision: number format of the shipped file.
         max_drop: points of top-1 that may be lost.
@@ -55,6 +56,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         allocation: how the cut is shared out among layers.
         macs: share of the multiply-adds to keep, instead of `prune`.
         size: bytes of weights to keep, such as `500kB`, or a share of them; instead of `prune`.
+        latency: share of the float file's latency to keep, on the target where it is most; instead of `prune`.
+        prune_rounds: cuts on the way to a budget, each followed by a share of the epochs of `distill`.
         calibration: how ranges are made of activation statistics.
         correction: weight corrections before rounding: `auto`, `none`, or some of `equalize`, `bias`, `adaround`.
         threads: for this build's own computing.
@@ -73,6 +76,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     teacher: str | None = None
     temperature: float | None = None
     hard_labels: float | None = None
+    features: float | None = None
     qat: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
     max_drop: float | None = None
@@ -82,6 +86,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allocation: Allocation | None = None
     macs: float | None = None
     size: str | float | None = None
+    latency: float | None = None
+    prune_rounds: int | None = None
     calibration: Method | None = None
     correction: str | None = None
     threads: int | None = None
@@ -102,7 +108,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         teachers: networks that a student learns from; empty: the one that came in.
         prune_blocks: residual blocks to leave out before that.
         sparsity: weights that become zero after that.
-        budget: what may be left of the network instead.
+        budgets: what may be left of the network instead.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
 
@@ -121,6 +127,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     teachers: tuple[str, ...]
     temperature: float
     hard_labels: float
+    features: float
     qat: int
     precision: Precision
     max_drop: float | None
@@ -128,7 +135,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     importance: Importance
     allocation: Allocation
-    budget: Budget | None
+    budgets: tuple[Budget, ...]
+    prune_rounds: int
     calibration: Method
     corrections: Literal["auto"] | tuple[Correction, ...]
     threads: int
@@ -152,11 +160,13 @@ DEFAULTS = Options(
     qat=0,
     temperature=4.0,
     hard_labels=0.1,
+    features=0.0,
     precision="int8",
     output="edgeport-out",
     seed=0,
     importance="l1",
     allocation="uniform",
+    prune_rounds=1,
     calibration="auto",
     correction="auto",
     threads=1,
@@ -185,7 +195,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
     """
     written = _read_config(config)
     base = _over(flags, written)
-    if base.prune is None and (base.macs is not None or base.size is not None):
+    if base.prune is None and any(budget is not None for budget in (base.macs, base.size, base.latency)):
         base = msgspec.structs.replace(base, prune=0.0)  # a budget is instead of it, of the demo's too
     options = _over(base, _over(DEMO_OPTIONS, DEFAULTS) if base.model is None else DEFAULTS)
     if options.target is None:
@@ -209,6 +219,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         teachers=tuple(name.strip() for name in (options.teacher or "").split(",") if name.strip()),
         temperature=_said(options.temperature),
         hard_labels=_said(options.hard_labels),
+        features=_said(options.features),
         qat=int(options.qat or 0),
         precision=_precision(options),
         max_drop=options.max_drop,
@@ -216,7 +227,8 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         seed=int(options.seed or 0),
         importance=options.importance or "l1",
         allocation=options.allocation or "uniform",
-        budget=_budget(options),
+        budgets=_budgets(options, pruning.filters),
+        prune_rounds=int(options.prune_rounds or 1),
         calibration=options.calibration or "auto",
         corrections=_corrections(options.correction or "auto"),
         threads=int(options.threads or 1),
@@ -261,6 +273,8 @@ def _check(options: Options) -> None:
         f"--qat {options.qat}: a number of epochs, 0 or more": (options.qat or 0) >= 0,
         f"--temperature {options.temperature}: above 0": 0 < _said(options.temperature) < math.inf,
         f"--hard-labels {options.hard_labels}: a share of the loss, 0 to 1": 0 <= _said(options.hard_labels) <= 1,
+        f"--features {options.features}: a weight, 0 or more": 0 <= _said(options.features) < math.inf,
+        "--features is for --distill; give it": not options.features or bool(options.distill),
         "--teacher is for --distill or --qat; give one of them": (
             options.teacher is None or bool(options.distill or options.qat)
         ),
@@ -268,6 +282,14 @@ def _check(options: Options) -> None:
         "--qat needs --train DATA": not options.qat or options.train is not None,
         "--qat trains int8 files, which need --calibrate DATA and --precision int8": (
             not options.qat or (options.calibrate is not None and options.precision == "int8")
+        ),
+        f"--prune-rounds {options.prune_rounds}: a number of cuts, 1 or more": (options.prune_rounds or 0) >= 1,
+        "--prune-rounds cuts on the way to a budget; give --macs, --size or --latency": (
+            options.prune_rounds == 1
+            or any(found is not None for found in (options.macs, options.size, options.latency))
+        ),
+        f"--prune-rounds {options.prune_rounds} distills after every cut; give as many epochs with --distill": (
+            options.prune_rounds == 1 or (options.distill or 0) >= (options.prune_rounds or 0)
         ),
         "--distill needs --train DATA": not options.distill or options.train is not None,
         f"--max-drop {options.max_drop} needs labelled samples to check it on: give --evaluate DATA": (
@@ -291,18 +313,18 @@ def _said(value: float | None) -> float:
     return value
 
 
-def _budget(options: Options) -> Budget | None:
-    said = {
-        "--prune": str(options.prune or 0) not in ("0", "0.0"),
-        "--macs": options.macs is not None,
-        "--size": options.size is not None,
-    }
-    if sum(said.values()) > 1:
-        names = " and ".join(name for name, is_said in said.items() if is_said)
-        raise ConfigError(f"{names} say how far to prune in different ways; give one of them")
+def _budgets(options: Options, filters: float) -> tuple[Budget, ...]:
+    """Return what `--macs`, `--size` and `--latency` ask for; `filters`: the share of them that `--prune` cuts."""
+    found = []
     if options.macs is not None:
-        return parse_macs(options.macs)
-    return parse_size(options.size) if options.size is not None else None
+        found.append(parse_macs(options.macs))
+    if options.size is not None:
+        found.append(parse_size(options.size))
+    if options.latency is not None:
+        found.append(parse_latency(options.latency))
+    if found and filters:
+        raise ConfigError(f"--prune filter:{filters:g} and {found[0]} say how far to cut in different ways; give one")
+    return tuple(found)
 
 
 def _precision(options: Options) -> Precision:

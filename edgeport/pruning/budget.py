@@ -1,9 +1,10 @@
-"""What `--macs` and `--size` allow a pruned network, and how the options are written."""
+"""What `--macs`, `--size` and `--latency` allow a pruned network, and how the options are written."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -14,18 +15,20 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 UNITS = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
+Kind = Literal["macs", "size", "latency"]
+WORDS: Mapping[Kind, str] = {"macs": "multiply-adds", "size": "bytes of weights", "latency": "latency"}
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """What may be left: a share of what there was, or for weights a number of bytes.
 
     Attributes:
-        kind: multiply-adds, or bytes of weights.
+        kind: multiply-adds, bytes of weights, or latency on the targets' runtimes.
         share: above 0 and below 1; 0 where `size_bytes` says it.
         size_bytes: at least 1; 0 where `share` says it.
     """
 
-    kind: Literal["macs", "size"]
+    kind: Kind
     share: float = 0.0
     size_bytes: int = 0
 
@@ -33,7 +36,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         """Return the option that asks for it."""
         return f"--{self.kind} {f'{self.size_bytes}B' if self.size_bytes else f'{self.share:g}'}"
 
-    def limit(self, before: int) -> float:
+    def limit(self, before: float) -> float:
         """Return the most that may be left, of a network that has `before`."""
         return float(self.size_bytes) if self.size_bytes else self.share * before
 
@@ -47,6 +50,17 @@ def parse_macs(share: float) -> Budget:
     if not 0 < share < 1:
         raise ConfigError(f"--macs {share:g}: a share of the multiply-adds to keep, above 0 and below 1")
     return Budget(kind="macs", share=share)
+
+
+def parse_latency(share: float) -> Budget:
+    """Return what `--latency SHARE` asks for.
+
+    Raises:
+        ConfigError: not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"--latency {share:g}: a share of the float file's latency to keep, above 0 and below 1")
+    return Budget(kind="latency", share=share)
 
 
 def parse_size(text: str | float) -> Budget:

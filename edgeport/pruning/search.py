@@ -30,22 +30,23 @@ class UnmetError(Exception):
     """No setting meets the limit. Never reaches a user: the stage says it with the option's name.
 
     Attributes:
-        least: the least that the allocation comes to.
+        counts: group name -> channels where most is cut.
     """
 
-    def __init__(self, least: float) -> None:
+    def __init__(self, counts: Mapping[str, int]) -> None:
         """Set up."""
-        super().__init__(f"the least is {least}")
-        self.least = least
+        super().__init__("no setting meets the limit")
+        self.counts = counts
 
 
-def fit(
+def fit(  # noqa: PLR0913  # keyword-only past the second
     groups: Sequence[ChannelGroup],
     knob: Knob,
     *,
     cost: Callable[[Mapping[str, int]], float],
     limit: float,
     channel_multiple: int,
+    fills: bool = True,
 ) -> dict[str, int]:
     """Return the counts, group name -> channels, that cost at most `limit` and are cut no further than needed.
 
@@ -59,6 +60,7 @@ def fit(
         cost: exact, of the network cut to so many channels.
         limit: the most it may cost.
         channel_multiple: of the layers' widths.
+        fills: whether groups get channels back; a cost that is slow to tell is asked for the halving alone.
 
     Raises:
         UnmetError: even the last setting costs more.
@@ -67,14 +69,16 @@ def fit(
     whole = {group.name: group.channels for group in groups}
     if cost(whole) <= limit:
         return whole
-    if (least := cost(knob.counts(high))) > limit:
-        raise UnmetError(least)
+    if cost(knob.counts(high)) > limit:
+        raise UnmetError(knob.counts(high))
     while high - low > 1:
         middle = (low + high) // 2
         if cost(knob.counts(middle)) > limit:
             low = middle
         else:
             high = middle
+    if not fills:
+        return knob.counts(high)
     return _filled(groups, knob.counts(high), cost=cost, limit=limit, channel_multiple=channel_multiple)
 
 

@@ -48,12 +48,18 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         groups: by the module path of the group's first layer (`#2`, ... where that starts several groups); groups that
             were left whole are listed too.
         removed: provenance keys of the additions of residual blocks that were left out, before anything was cut.
+        then: a further cut, of the network that this one leaves.
     """
 
     schema: int = 1
     inputs: tuple[InputShape, ...] = ()
     groups: dict[str, CutGroup] = msgspec.field(default_factory=dict)
     removed: tuple[str, ...] = ()
+    then: Structure | None = None
+
+    def followed_by(self, cuts: Sequence[Structure]) -> Structure:
+        """Return this cut with others after it, in order."""
+        return msgspec.structs.replace(self, then=cuts[0].followed_by(cuts[1:])) if cuts else self
 
     def save(self, directory: Path) -> None:
         """Write `structure.json` into a folder."""
@@ -130,9 +136,10 @@ def apply_structure(module: GraphModule, example_inputs: Sequence[torch.Tensor],
                 f" {len(theirs.layers)} layers, but the network has {ours.channels} in {len(ours.layers)}"
             )
     try:
-        return prune_channels(module, groups, {name: cut.kept for name, cut in structure.groups.items()})
+        pruned = prune_channels(module, groups, {name: cut.kept for name, cut in structure.groups.items()})
     except ValueError as error:
         raise ConfigError(f"{STRUCTURE}: {error}") from error
+    return apply_structure(pruned, example_inputs, structure.then) if structure.then else pruned
 
 
 def load_pruned(factory: Callable[[], object] | torch.nn.Module, directory: Path | str) -> torch.nn.Module:

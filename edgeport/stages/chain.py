@@ -1,4 +1,4 @@
-"""The stages trace, prune, sparsify, distill, equalize, calibrate, correct: which a plan switches on, and their keys.
+"""The stages of a build, one after another, and their keys.
 
 A stage's key covers everything before it, so a stored result is found without computing anything before it; a model is
 made (or restored) only when something needs it.
@@ -16,30 +16,21 @@ import numpy as np
 from edgeport.manifest import code_digest, package_versions
 from edgeport.stages.context import Context, Progress
 from edgeport.stages.persistence import check_stage, read_record, restore_stage, save_stage, tensor_versions
+from edgeport.stages.sequence import sequence
 from edgeport.store import Store, digest
-from edgeport.types import Model, Precision, StageRecord
+from edgeport.types import Model, StageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import torch
 
     from edgeport.graph.network import Network
     from edgeport.plan import Plan
-    from edgeport.quant.affine import WeightBits
-    from edgeport.stages.calibrate import Calibrate
-    from edgeport.stages.correct import Correct
     from edgeport.stages.data import Data
-    from edgeport.stages.distill import Distill
-    from edgeport.stages.equalize import Equalize
-    from edgeport.stages.finetune import Finetune
-    from edgeport.stages.prune import Prune
-    from edgeport.stages.sparsify import Sparsify
+    from edgeport.stages.sequence import Stage
 
-    Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct | Finetune
-
-BYTES_A_WEIGHT: Mapping[Precision, int] = {"int8": 1, "dynamic_int8": 1, "float16": 2, "float32": 4}
 TRACE_PACKAGES = ("torch", "numpy")
 TAUGHT = ("distill", "finetune")  # stages that learn from teachers
 FOR_INT8 = ("equalize", "calibrate", "correct", "finetune")
@@ -79,8 +70,22 @@ class Chain:
         progress: Progress,
         *,
         teachers: Sequence[Network] = (),
+        latency: Callable[[Model], float] | None = None,
+        runtimes: str = "",
     ) -> None:
-        """Set up; nothing is computed yet. `teachers`: what a student learns from instead of `network`."""
+        """Set up; nothing is computed yet.
+
+        Args:
+            plan: what to do.
+            network: what came in.
+            data: the samples.
+            store: where results lie.
+            progress: where to show progress.
+            teachers: what a student learns from instead of `network`.
+            latency: tells a network's latency as a share of the original's (see `Context`).
+            runtimes: names what that is measured on, and where.
+        """
+        self.latency, self.runtimes = latency, runtimes
         self.plan, self.network, self.data, self._named_teachers = plan, network, data, teachers
         self.store, self.progress = store, progress
         self._models: dict[int, Model] = {}
@@ -196,64 +201,12 @@ class Chain:
 
     @cached_property
     def _steps(self) -> tuple[_Step, ...]:
-        from edgeport.stages.calibrate import Calibrate
-        from edgeport.stages.correct import METHODS, Correct
-        from edgeport.stages.distill import Distill
-        from edgeport.stages.equalize import Equalize
-        from edgeport.stages.finetune import Finetune
-        from edgeport.stages.prune import Prune
-        from edgeport.stages.sparsify import Sparsify
-
-        plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
-        lessons = [train.digest, *(network.fingerprint for network in self._named_teachers)] if train else []
-        chosen: list[tuple[Stage, list[str]]] = []
-        if plan.prune or plan.prune_blocks or plan.budget:
-            prune = Prune(
-                ratio=plan.prune,
-                blocks=plan.prune_blocks,
-                channel_multiple=plan.channel_multiple,
-                importance=plan.importance,
-                allocation=plan.allocation,
-                budget=plan.budget,
-                bytes_a_weight=BYTES_A_WEIGHT[plan.precision],
-            )
-            judges = self.data.tune if plan.importance == "auto" or plan.allocation == "sensitivity" else None
-            chosen.append((prune, [samples.digest for samples in (train, calibrate, judges) if samples is not None]))
-        if plan.sparsity:
-            sparsify = Sparsify(sparsity=plan.sparsity)
-            chosen.append((sparsify, [samples.digest for samples in (train, calibrate) if samples is not None]))
-        if plan.distill and train is not None:
-            distill = Distill(
-                epochs=plan.distill,
-                temperature=plan.temperature,
-                hard_labels=plan.hard_labels,
-                keep_zeros=bool(plan.sparsity),
-            )
-            chosen.append((distill, lessons))
-        if calibrate is not None:
-            uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
-            auto, corrections = plan.corrections == "auto", plan.corrections
-            bits: tuple[WeightBits, ...] = tuple(sorted({target.int8.weight_bits for target in plan.targets}))
-            if auto or "equalize" in corrections:
-                chosen.append((Equalize(mode="auto" if auto else "always", weight_bits=bits[0]), uses))
-            chosen.append((Calibrate(method=plan.calibration), uses))
-            if plan.qat and train is not None:
-                finetune = Finetune(
-                    epochs=plan.qat,
-                    weight_bits=bits,
-                    temperature=plan.temperature,
-                    hard_labels=plan.hard_labels,
-                    keep_zeros=bool(plan.sparsity),
-                )
-                chosen.append((finetune, lessons))
-            elif auto:
-                chosen.append((Correct(weight_bits=bits), uses))
-            elif methods := tuple(name for name in METHODS if name in corrections):
-                chosen.append((Correct(methods=methods, weight_bits=bits), uses))
+        taught = [network.fingerprint for network in self._named_teachers]
+        chosen = sequence(self.plan, self.data, teachers=taught, runtimes=self.runtimes)
         steps: list[_Step] = []
         key = self.trace_key
         for stage, digests in chosen:
-            key = digest(key, stage.name, asdict(stage), digests, plan.seed)
+            key = digest(key, stage.name, asdict(stage), digests, self.plan.seed)
             steps.append(_Step(stage=stage, key=key))
         return tuple(steps)
 
@@ -277,6 +230,8 @@ class Chain:
             calibrate=self.data.calibrate,
             train=self.data.train,
             tune=self.data.tune,
+            original=self.original() if step.stage.name == "prune" else None,
+            latency=self.latency,
             progress=self.progress,
         )
         versions = tensor_versions(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,8 @@ class Context:
         calibrate: calibration samples.
         train: training samples.
         tune: samples on which choices are made; None: there are none.
+        original: the float network as it came in, which shares of a budget are of; None: the one that a stage is given.
+        latency: returns a network's latency as a share of `original`'s, the worst of all targets; None: not known.
         progress: where to show progress.
     """
 
@@ -76,4 +78,6 @@ class Context:
     calibrate: Dataset | None = None
     train: Dataset | None = None
     tune: Dataset | None = None
+    original: Model | None = None
+    latency: Callable[[Model], float] | None = None
     progress: Progress = field(default=SILENT)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeport.dataset import Dataset
     from edgeport.stages.context import Context
     from edgeport.training.loop import Recipe, Trained
-    from edgeport.training.losses import Objective
+    from edgeport.training.losses import ClassObjective, Objective, ValueObjective
     from edgeport.types import Model
 
 
@@ -33,6 +33,7 @@ class Distill:
         epochs: passes over the training data, >= 1.
         temperature: softens both distributions, > 0.
         hard_labels: share of the loss that comes from the labels, where there are labels, 0..1; 1 asks no teacher.
+        features: weight of the distance between attention maps (`FeatureObjective`); 0: outputs alone.
         learning_rate: highest learning rate of the schedule, > 0.
         warmup: share of the steps in which the learning rate rises, 0..1.
         batch_size: samples a step, >= 2.
@@ -49,6 +50,7 @@ class Distill:
     epochs: int
     temperature: float = 4.0
     hard_labels: float = 0.1
+    features: float = 0.0
     learning_rate: float = 0.02
     warmup: float = 0.1
     batch_size: int = 128
@@ -76,9 +78,12 @@ class Distill:
 
         from edgeport.training.modes import with_tensors
 
-        chosen = objective(model, data, temperature=self.temperature, hard_labels=self.hard_labels)
-        recipe = self._recipe(chosen, context.seed)
+        on_outputs = objective(model, data, temperature=self.temperature, hard_labels=self.hard_labels)
+        chosen: Objective = on_outputs
         networks = (*(teacher.module for teacher in teachers), model.module)
+        if self.features:
+            networks, chosen = with_features(networks, model, on_outputs, self.features)
+        recipe = self._recipe(chosen, context.seed)
         trained = fit(networks, data, recipe, context, name=self.name)
         result = model.with_(module=with_tensors(model.module, trained.state.tensors), calibration=None)
         return result, training_figures(trained, recipe, samples=len(data), threads=context.threads)
@@ -88,6 +93,7 @@ class Distill:
             "epochs": (self.epochs >= 1, "at least 1"),
             "temperature": (self.temperature > 0, "above 0"),
             "hard_labels": (0 <= self.hard_labels <= 1, "between 0 and 1"),
+            "features": (self.features >= 0, "at least 0"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
             "warmup": (0 <= self.warmup <= 1, "between 0 and 1"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
@@ -100,9 +106,10 @@ class Distill:
 
     def _recipe(self, objective: Objective, seed: int) -> Recipe:
         from edgeport.training.loop import Recipe, fastest_dtype
-        from edgeport.training.losses import ClassObjective
+        from edgeport.training.losses import ClassObjective, FeatureObjective
 
-        automatic = fastest_dtype() if isinstance(objective, ClassObjective) else "float32"
+        inner = objective.on_outputs if isinstance(objective, FeatureObjective) else objective
+        automatic = fastest_dtype() if isinstance(inner, ClassObjective) else "float32"
         return Recipe(
             objective=objective,
             epochs=self.epochs,
@@ -140,7 +147,9 @@ def checked_data(flag: str, model: Model, context: Context) -> Dataset:
     return data
 
 
-def objective(model: Model, data: Dataset, *, temperature: float, hard_labels: float) -> Objective:
+def objective(
+    model: Model, data: Dataset, *, temperature: float, hard_labels: float
+) -> ClassObjective | ValueObjective:
     """Return what a student of this network learns from these samples (see `Distill`).
 
     Raises:
@@ -159,6 +168,26 @@ def objective(model: Model, data: Dataset, *, temperature: float, hard_labels: f
             temperature=temperature, hard_labels=hard_labels, are_probabilities=ends_in_softmax(model.module)
         )
     return ValueObjective()
+
+
+def with_features(
+    networks: tuple[GraphModule, ...], model: Model, on_outputs: ClassObjective | ValueObjective, weight: float
+) -> tuple[tuple[GraphModule, ...], Objective]:
+    """Return teachers and student with attention maps after their outputs, and the objective that compares them.
+
+    Raises:
+        ConfigError: nobody is asked, or no stages of teachers and student end in feature maps of one size.
+    """
+    from edgeport.training.features import shared_sizes, with_attention
+    from edgeport.training.losses import FeatureObjective
+
+    if len(networks) == 1:
+        raise ConfigError("--features learns from a teacher, and --hard-labels 1 asks none; drop one of them")
+    sizes = shared_sizes(networks, model.example_inputs)
+    if not sizes:
+        raise ConfigError("--features: teacher and student have no feature maps of one size; drop it")
+    watched = tuple(with_attention(network, model.example_inputs, sizes) for network in networks)
+    return watched, FeatureObjective(on_outputs=on_outputs, maps=len(sizes), weight=weight)
 
 
 def fit(networks: tuple[GraphModule, ...], data: Dataset, recipe: Recipe, context: Context, *, name: str) -> Trained:

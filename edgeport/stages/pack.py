@@ -15,7 +15,7 @@ from edgeport.devices import agent_file
 from edgeport.errors import ConfigError
 from edgeport.manifest import manifest
 from edgeport.stages.lower import BINDINGS
-from edgeport.stages.persistence import PACKED
+from edgeport.stages.persistence import PACKED, pack_stages
 from edgeport.store import copy_atomic, is_running, write_atomic
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
     """
     with _staging(folder) as staging:
         _write_targets(staging, built, classes)
-        for part in PACKED:
-            if holders := [stage / part for stage in stage_folders if (stage / part).is_file()]:
-                copy_atomic(holders[-1], staging / part)
+        pack_stages(stage_folders, staging)
         files = [file for file in staging.rglob("*") if file.is_file()]
         write_atomic(staging / MANIFEST, manifest(staging, files, facts))
         write_atomic(staging / REPORT, report.to_json())

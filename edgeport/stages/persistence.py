@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import msgspec
 
 from edgeport.errors import StageError
 from edgeport.quant.calibration import Calibration
+from edgeport.store import copy_atomic
 from edgeport.types import StageRecord
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ def save_stage(folder: Path, model: Model, record: StageRecord) -> None:
             msgspec.json.format(msgspec.json.encode(record.metrics["structure"]), indent=1)
         )
     (folder / RECORD).write_bytes(msgspec.json.encode(record))
+
+
+def pack_stages(folders: Sequence[Path], out: Path) -> None:
+    """Write what a finished network is made of into an output folder: the last weights, and all cuts in order."""
+    from edgeport.pruning.structure import Structure
+
+    for part in PACKED:
+        if part != STRUCTURE and (holders := [folder / part for folder in folders if (folder / part).is_file()]):
+            copy_atomic(holders[-1], out / part)
+    if cuts := [Structure.load(folder) for folder in folders if (folder / STRUCTURE).is_file()]:
+        cuts[0].followed_by(cuts[1:]).save(out)
 
 
 def read_record(folder: Path) -> StageRecord:

@@ -49,7 +49,8 @@ class Prune:
             training or calibration samples.
         allocation: how the cut is shared out: `uniform` by width, `global` by one threshold on all scores,
             `sensitivity` by what each group's loss does to the outputs on tune samples.
-        budget: what may be left, instead of a ratio.
+        budgets: what may be left, instead of a ratio; all of them hold.
+        rounds_left: cuts that are still to come, this one included; a budget is approached in equal ratios.
         bytes_a_weight: in the shipped file, for a budget of bytes.
     """
 
@@ -60,7 +61,8 @@ class Prune:
     channel_multiple: int = 8
     importance: str = "l1"
     allocation: Allocation = "uniform"
-    budget: Budget | None = None
+    budgets: tuple[Budget, ...] = ()
+    rounds_left: int = 1
     bytes_a_weight: int = 1
 
     def __call__(self, model: Model, context: Context) -> tuple[Model, dict[str, object]]:
@@ -85,7 +87,7 @@ class Prune:
         kept, pruned = cut.kept, cut.module
         left_whole = [*groups.left_whole, *self._rounded_away(groups, kept)]
         is_whole = all(len(kept[group.name]) == group.channels for group in groups.groups)
-        if not removed and self.budget is None and is_whole:
+        if not removed and not self.budgets and is_whole:
             raise _uncut(left_whole)
         metrics: dict[str, object] = {
             "macs_before": count_macs(model.module, model.example_inputs),
@@ -108,10 +110,13 @@ class Prune:
     def _budget_figures(self, model: Model, pruned: GraphModule) -> dict[str, object]:
         from edgeport.pruning.budget import weight_bytes
 
-        if self.budget is None:
+        if not self.budgets:
             return {}
         before, after = (weight_bytes(module, bytes_a_weight=self.bytes_a_weight) for module in (model.module, pruned))
-        return {"budget": str(self.budget), "weight_bytes_before": before, "weight_bytes_after": after}
+        return {"budget": self._asked(), "weight_bytes_before": before, "weight_bytes_after": after}
+
+    def _asked(self) -> str:
+        return " ".join(map(str, self.budgets))
 
     def _check_options(self) -> None:
         from edgeport.pruning.importance import AUTO, NAMES
@@ -119,15 +124,17 @@ class Prune:
 
         if self.blocks < 0:
             raise ConfigError(f"prune: blocks is {self.blocks}; it must be at least 0")
-        if self.budget is not None and (self.ratio or self.blocks):
-            raise ConfigError(f"prune: {self.budget} is instead of a ratio and of blocks; give one of them")
+        if self.budgets and self.ratio:
+            raise ConfigError(f"prune: {self._asked()} is instead of a ratio; give one of them")
+        if self.rounds_left < 1:
+            raise ConfigError(f"prune: rounds_left is {self.rounds_left}; it must be at least 1")
         if self.allocation not in ALLOCATIONS:
             known: list[str] = list(ALLOCATIONS)
             raise ConfigError(
                 f"prune: unknown allocation '{self.allocation}'; known: {', '.join(known)}"
                 f"{did_you_mean(self.allocation, known)}"
             )
-        if self.budget is None and not (0 < self.ratio < 1 or (self.blocks and self.ratio == 0)):
+        if not self.budgets and not (0 < self.ratio < 1 or (self.blocks and self.ratio == 0)):
             raise ConfigError(f"prune: ratio is {self.ratio}; it must be above 0 and below 1")
         if self.channel_multiple < 1:
             raise ConfigError(f"prune: channel_multiple is {self.channel_multiple}; it must be at least 1")
@@ -161,7 +168,7 @@ class Prune:
         from edgeport.pruning.importance import AUTO
         from edgeport.stages.prune_widths import Widths, Yardstick
 
-        if not self.ratio and self.budget is None:  # blocks alone
+        if not self.ratio and not self.budgets:  # blocks alone
             whole = {group.name: tuple(range(group.channels)) for group in groups.groups}
             fresh, recalibration = recalibrated(module, model, context)
             return _Cut(module=fresh, kept=whole, recalibration=recalibration, facts={})
@@ -174,10 +181,9 @@ class Prune:
             module,
             groups,
             model,
-            channel_multiple=self.channel_multiple,
-            allocation=self.allocation,
+            context,
+            options=self,
             yardstick=yardstick,
-            bytes_a_weight=self.bytes_a_weight,
         )
         if self.importance == AUTO and yardstick is not None:
             return self._best(widths, yardstick, context)
@@ -189,10 +195,7 @@ class Prune:
         from edgeport.stages.prune_scores import score
 
         scored = score(importance, widths.module, widths.groups, widths.model, context)
-        if self.budget is not None:
-            counts = widths.by_budget(self.budget, scored.scores)
-        else:
-            counts = widths.by_ratio(self.ratio, scored.scores)
+        counts = widths.by_budgets(scored.scores) if self.budgets else widths.by_ratio(self.ratio, scored.scores)
         kept = {name: choose(scored.scores[name], count) for name, count in counts.items()}
         pruned, recalibration = recalibrated(prune_channels(widths.module, widths.groups, kept), widths.model, context)
         return _Cut(module=pruned, kept=kept, recalibration=recalibration, facts={"used": importance, **scored.facts})
@@ -224,9 +227,9 @@ class Prune:
 
     def _rounded_away(self, groups: Groups, kept: Mapping[str, Sequence[int]]) -> list[str]:
         whole = [group for group in groups.groups if len(kept[group.name]) == group.channels]
-        if self.budget is not None and len(whole) == len(groups.groups):
-            return [f"left whole: all layers because {self.budget} is met without a cut"]
-        if self.budget is not None or self.allocation != "uniform":
+        if self.budgets and len(whole) == len(groups.groups):
+            return [f"left whole: all layers because {self._asked()} is met without a cut"]
+        if self.budgets or self.allocation != "uniform":
             return [
                 f"left whole: layer '{group.name}' because {self.allocation} allocation leaves all of its"
                 f" {group.channels} channels, with channel multiple {self.channel_multiple}"

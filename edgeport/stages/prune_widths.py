@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from edgeport.errors import ConfigError, StageError
+from edgeport.pruning.budget import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch.fx import GraphModule
 
-    from edgeport.pruning.budget import Budget
+    from edgeport.pruning.budget import Budget, Kind
     from edgeport.pruning.groups import Groups
     from edgeport.pruning.search import Knob
     from edgeport.pruning.sensitivity import Curve
     from edgeport.quant.trial import Batches, Outputs
     from edgeport.stages.context import Context
+    from edgeport.stages.prune import Prune
     from edgeport.stages.prune_scores import Scores
     from edgeport.types import Model
 
 Allocation = Literal["uniform", "global", "sensitivity"]
-Kind = Literal["macs", "size"]
 ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "global", "sensitivity")
 FINENESS = 1000  # settings of a ratio that is searched for
 TRIALS = 4  # times the samples of an int8 trial: pruned networks lie further from float, and fewer are compared
@@ -62,22 +63,30 @@ class Yardstick:
 class Widths:
     """Decides widths for one network; costs are counted once."""
 
-    def __init__(  # noqa: PLR0913  # the stage's options, by keyword
+    def __init__(  # noqa: PLR0913  # keyword-only past the fourth
         self,
         module: GraphModule,
         groups: Groups,
         model: Model,
+        context: Context,
         *,
-        channel_multiple: int,
-        allocation: Allocation,
+        options: Prune,
         yardstick: Yardstick | None,
-        bytes_a_weight: int,
     ) -> None:
-        """Set up; nothing is computed yet. `yardstick` is what sensitivity needs."""
-        self.module, self.groups, self.model = module, groups, model
-        self.channel_multiple, self.allocation, self.yardstick = channel_multiple, allocation, yardstick
-        self.bytes_a_weight = bytes_a_weight
-        self._costs: dict[tuple[str, tuple[tuple[str, int], ...]], int] = {}
+        """Set up; nothing is computed yet.
+
+        Args:
+            module: the network that `groups` was found in.
+            groups: what may be pruned.
+            model: the network that came in.
+            context: what budgets are shares of, and how latency is measured.
+            options: of the stage.
+            yardstick: what sensitivity needs.
+        """
+        self.module, self.groups, self.model, self.context = module, groups, model, context
+        self.options, self.yardstick = options, yardstick
+        self.channel_multiple, self.allocation = options.channel_multiple, options.allocation
+        self._costs: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
 
     def by_ratio(self, ratio: float, scores: Scores) -> dict[str, int]:
         """Return group name -> channels for a share of the filters.
@@ -93,22 +102,33 @@ class Widths:
         uniform = allocate(self.groups.groups, ratio=ratio, channel_multiple=multiple)
         if self.allocation == "uniform":
             return uniform
-        return self._fitted("macs", float(self.cost("macs", uniform)), scores, f"ratio {ratio:g}")
+        return self._fitted({"macs": self.cost("macs", uniform)}, scores, f"ratio {ratio:g}")
 
-    def by_budget(self, budget: Budget, scores: Scores) -> dict[str, int]:
-        """Return group name -> channels for a budget.
+    def by_budgets(self, scores: Scores) -> dict[str, int]:
+        """Return group name -> channels for the budgets.
 
         Raises:
-            StageError: this allocation cannot meet it; the message says the least that it comes to.
+            ConfigError: the latency is to be held, and nothing measures it.
+            StageError: this allocation cannot meet them; the message says the least that it comes to.
         """
-        return self._fitted(budget.kind, budget.limit(self.whole(budget.kind)), scores, str(budget))
+        budgets = self.options.budgets
+        limits = {budget.kind: self._limit(budget) for budget in budgets}
+        return self._fitted(limits, scores, " ".join(map(str, budgets)))
 
-    def whole(self, kind: Kind) -> int:
-        """Return what the network that came in costs."""
-        return self._count(kind, self.model.module)
+    def _limit(self, budget: Budget) -> float:
+        """Return what may be left after this cut: the budget, or where others follow an equal share of the way."""
+        limit = budget.limit(self.whole(budget.kind))
+        now = self._count(budget.kind, self.module)
+        return limit if limit >= now else now * (limit / now) ** (1 / self.options.rounds_left)
 
-    def cost(self, kind: Kind, counts: Mapping[str, int]) -> int:
-        """Return multiply-adds or weight bytes of the network cut to these counts: exact, by cutting it."""
+    def whole(self, kind: Kind) -> float:
+        """Return what the network that a build started from costs."""
+        if kind == "latency":
+            return 1.0
+        return self._count(kind, (self.context.original or self.model).module)
+
+    def cost(self, kind: Kind, counts: Mapping[str, int]) -> float:
+        """Return what the network cut to these counts costs, by cutting it: multiply-adds and bytes are exact."""
         from edgeport.pruning.surgery import prune_channels
 
         key = (kind, tuple(sorted(counts.items())))
@@ -117,30 +137,36 @@ class Widths:
             self._costs[key] = self._count(kind, prune_channels(self.module, self.groups, kept))
         return self._costs[key]
 
-    def _count(self, kind: Kind, module: GraphModule) -> int:
+    def _count(self, kind: Kind, module: GraphModule) -> float:
         from edgeport.pruning.budget import weight_bytes
         from edgeport.pruning.macs import count_macs
 
         if kind == "macs":
             return count_macs(module, self.model.example_inputs)
-        return weight_bytes(module, bytes_a_weight=self.bytes_a_weight)
+        if kind == "size":
+            return weight_bytes(module, bytes_a_weight=self.options.bytes_a_weight)
+        if self.context.latency is None:
+            raise ConfigError("--latency is measured on the targets' runtimes, and nothing here can do that")
+        return self.context.latency(self.model.with_(module=module))
 
-    def _fitted(self, kind: Kind, limit: float, scores: Scores, asked: str) -> dict[str, int]:
+    def _fitted(self, limits: Mapping[Kind, float], scores: Scores, asked: str) -> dict[str, int]:
         from edgeport.pruning.search import UnmetError, fit
 
+        kind = next(iter(limits))
         try:
             return fit(
                 self.groups.groups,
                 self._knob(kind, scores),
-                cost=lambda counts: self.cost(kind, counts),
-                limit=limit,
+                cost=lambda counts: max(self.cost(kind, counts) / limit for kind, limit in limits.items()),
+                limit=1.0,
                 channel_multiple=self.channel_multiple,
+                fills="latency" not in limits,  # each trial is a measurement
             )
         except UnmetError as error:
-            what = "multiply-adds" if kind == "macs" else "bytes of weights"
+            least = [f"{self.cost(kind, error.counts) / self.whole(kind):.3f} of the {WORDS[kind]}" for kind in limits]
             raise StageError(
                 f"prune: {asked} cannot be met: the least with {self.allocation} allocation and channel multiple"
-                f" {self.channel_multiple} is {error.least / self.whole(kind):.3f} of the {what}, {error.least:.0f}"
+                f" {self.channel_multiple} is {' and '.join(least)}"
             ) from error
 
     def _knob(self, kind: Kind, scores: Scores) -> Knob:
@@ -184,6 +210,6 @@ class Widths:
             return distance(yardstick.exact, yardstick.outputs(prune_channels(self.module, self.groups, kept))).error
 
         def cost(counts: Mapping[str, int]) -> float:
-            return float(self.cost(kind, counts))
+            return self.cost("macs" if kind == "latency" else kind, counts)  # one cut layer is less than noise
 
         return measure(self.groups.groups, self.channel_multiple, damage=damage, cost=cost)

@@ -92,4 +92,32 @@ class ValueObjective:
         return torch.stack([relative_squared_error(student, teacher) for student, teacher in pairs]).mean()
 
 
-Objective = ClassObjective | ValueObjective
+@dataclass(frozen=True, kw_only=True)
+class FeatureObjective:
+    """Another objective on the outputs, and attention maps that should be the teacher's.
+
+    Zagoruyko, Komodakis 2017, "Paying More Attention to Attention" (arXiv:1612.03928), equation 2: the squared distance
+    of normalised maps (`edgeport.training.features`), here the mean over maps, so that the weight does not depend on
+    their number.
+
+    Attributes:
+        on_outputs: what is learned from the outputs.
+        maps: how many attention maps follow the outputs.
+        weight: of the maps' distance, > 0.
+    """
+
+    on_outputs: ClassObjective | ValueObjective
+    maps: int
+    weight: float
+
+    def __call__(
+        self, students: Sequence[torch.Tensor], teachers: Sequence[torch.Tensor], labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the loss of a batch, a scalar; the last `maps` tensors of each network are maps."""
+        loss = self.on_outputs(students[: -self.maps], teachers[: -self.maps], labels)
+        pairs = zip(students[-self.maps :], teachers[-self.maps :], strict=True)
+        distances = [(student - teacher.detach()).square().sum(1).mean() for student, teacher in pairs]
+        return loss + self.weight * torch.stack(distances).mean()
+
+
+Objective = ClassObjective | ValueObjective | FeatureObjective

@@ -33,9 +33,10 @@ def test_half_of_the_multiply_adds_by_the_best_criterion(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--macs", "0.5", "--prune", "0.5"), 2, "--prune and --macs say how far to prune in different ways"),
-        (("--macs", "0.5", "--size", "0.5"), 2, "--macs and --size say how far to prune in different ways"),
-        (("--macs", "0.5", "--prune", "fine:0.5"), 2, "--prune and --macs say how far to prune"),
+        (("--macs", "0.5", "--prune", "0.5"), 2, "--prune filter:0.5 and --macs 0.5 say how far to cut"),
+        (("--latency", "1.5"), 2, "--latency 1.5: a share of the float file's latency"),
+        (("--prune-rounds", "2"), 2, "--prune-rounds cuts on the way to a budget"),
+        (("--macs", "0.5", "--prune-rounds", "9"), 2, "--prune-rounds 9 distills after every cut"),
         (("--macs", "0"), 2, "--macs 0: a share of the multiply-adds to keep"),
         (("--macs", "1"), 2, "--macs 1: a share of the multiply-adds to keep"),
         (("--size", "5GB"), 2, "--size 5GB: bytes of weights such as 500kB"),

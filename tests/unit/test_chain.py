@@ -61,7 +61,8 @@ def test_records_say_what_each_stage_did(built: tuple[Project, Chain]) -> None:
         "channel_multiple": 8,
         "importance": "l1",
         "allocation": "uniform",
-        "budget": None,
+        "budgets": [],
+        "rounds_left": 1,
         "bytes_a_weight": 1,
     }
     assert (distill.metrics["epochs"], distill.metrics["samples"]) == (1, 64)

@@ -44,7 +44,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
 def test_multiply_adds_are_within_the_budget_and_no_group_fits_more(
     resnet: Model, context: Context, allocation: Allocation, share: float
 ) -> None:
-    result, metrics = Prune(ratio=0, budget=Budget(kind="macs", share=share), allocation=allocation)(resnet, context)
+    result, metrics = Prune(ratio=0, budgets=(Budget(kind="macs", share=share),), allocation=allocation)(
+        resnet, context
+    )
 
     before, after = metrics["macs_before"], metrics["macs_after"]
     assert isinstance(before, int)
@@ -65,13 +67,13 @@ def test_multiply_adds_are_within_the_budget_and_no_group_fits_more(
 
 @pytest.mark.parametrize("size", [Budget(kind="size", share=0.5), Budget(kind="size", size_bytes=50_000)])
 def test_weights_are_within_the_bytes(resnet: Model, context: Context, size: Budget) -> None:
-    _, metrics = Prune(ratio=0, budget=size, allocation="global")(resnet, context)
+    _, metrics = Prune(ratio=0, budgets=(size,), allocation="global")(resnet, context)
 
     before, after = metrics["weight_bytes_before"], metrics["weight_bytes_after"]
     assert isinstance(before, int)
     assert isinstance(after, int)
     assert after <= size.limit(before)
-    _, wider = Prune(ratio=0, budget=size, allocation="global", bytes_a_weight=4)(resnet, context)
+    _, wider = Prune(ratio=0, budgets=(size,), allocation="global", bytes_a_weight=4)(resnet, context)
     if size.share:
         assert wider["weight_bytes_before"] > 3 * before  # type: ignore[operator]  # numbers
     else:
@@ -92,7 +94,7 @@ def test_channels_that_do_nothing_go_first_by_sensitivity(context: Context) -> N
     ).eval()
     with torch.no_grad():
         network[2].weight[:24], network[2].bias[:24] = 0.0, 0.0  # type: ignore[operator]  # a convolution
-    _, metrics = Prune(ratio=0, budget=Budget(kind="macs", share=0.4), allocation="sensitivity")(
+    _, metrics = Prune(ratio=0, budgets=(Budget(kind="macs", share=0.4),), allocation="sensitivity")(
         model_of(network, PICTURE), context
     )
 
@@ -105,11 +107,11 @@ def test_budget_that_cannot_be_met_says_the_least(resnet: Model, context: Contex
         StageError,
         match=r"--macs 0\.01 cannot be met: the least with global allocation and channel multiple 8 is 0\.\d+ of the",
     ):
-        Prune(ratio=0, budget=Budget(kind="macs", share=0.01), allocation="global")(resnet, context)
+        Prune(ratio=0, budgets=(Budget(kind="macs", share=0.01),), allocation="global")(resnet, context)
 
 
 def test_budget_that_is_met_already_cuts_nothing_and_says_so(resnet: Model, context: Context) -> None:
-    result, metrics = Prune(ratio=0, budget=Budget(kind="size", size_bytes=10**9))(resnet, context)
+    result, metrics = Prune(ratio=0, budgets=(Budget(kind="size", size_bytes=10**9),))(resnet, context)
 
     assert metrics["macs_after"] == metrics["macs_before"]
     assert "left whole: all layers because --size 1000000000B is met without a cut" in metrics["left_whole"]  # type: ignore[operator]  # a list
@@ -117,7 +119,7 @@ def test_budget_that_is_met_already_cuts_nothing_and_says_so(resnet: Model, cont
 
 
 def test_auto_keeps_the_nearest_network_and_tells_all_figures(resnet: Model, context: Context) -> None:
-    result, metrics = Prune(ratio=0, budget=HALF, importance="auto")(resnet, context)
+    result, metrics = Prune(ratio=0, budgets=(HALF,), importance="auto")(resnet, context)
 
     facts = msgspec.json.decode(msgspec.json.encode(metrics["importance"]))
     assert list(facts["compared"]) == list(NAMES)
@@ -127,7 +129,7 @@ def test_auto_keeps_the_nearest_network_and_tells_all_figures(resnet: Model, con
     assert facts["tune_samples"] == 48
     assert facts["compared"]["bn"]["by_l1"] == []
     assert facts["compared"]["taylor"]["loss"] == "distance to the unpruned outputs"
-    alone, _ = Prune(ratio=0, budget=HALF, importance=facts["used"])(resnet, context)
+    alone, _ = Prune(ratio=0, budgets=(HALF,), importance=facts["used"])(resnet, context)
     for ours, theirs in zip(result.module.parameters(), alone.module.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     again = apply_structure(resnet.module, resnet.example_inputs, msgspec.convert(metrics["structure"], Structure))
@@ -184,7 +186,7 @@ def test_labels_are_used_where_there_are_some(resnet: Model, tmp_path: Path) -> 
         (Prune(ratio=0.5, importance="activation"), "--importance activation needs samples"),
         (Prune(ratio=0.5, importance="auto"), "--importance auto compares networks on samples: give --tune DATA"),
         (Prune(ratio=0.5, allocation="sensitivity"), "--allocation sensitivity compares networks on samples"),
-        (Prune(ratio=0.5, budget=HALF), "--macs 0.5 is instead of a ratio"),
+        (Prune(ratio=0.5, budgets=(HALF,)), "--macs 0.5 is instead of a ratio"),
         (
             Prune(ratio=0.5, allocation="globl"),  # type: ignore[arg-type]  # the point
             r"unknown allocation 'globl'; known: uniform, global, sensitivity \(did you mean global\?\)",
@@ -204,4 +206,4 @@ def test_bn_without_any_norm_is_refused() -> None:
 
 def test_nothing_prunable_is_said_for_budgets_too() -> None:
     with pytest.raises(StageError, match="nothing can be cut from this network"):
-        Prune(ratio=0, budget=HALF)(model_of(nn.Conv2d(3, 64, 3).eval(), PICTURE), Context())
+        Prune(ratio=0, budgets=(HALF,))(model_of(nn.Conv2d(3, 64, 3).eval(), PICTURE), Context())

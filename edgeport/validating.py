@@ -1,0 +1,126 @@
+"""Every target's file on its real runtime, and what each step of the build did; figures lie in the store."""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeport.lowering import notes
+from edgeport.stages.pack import artifact_name
+from edgeport.store import Store, digest
+from edgeport.types import Metric, StageRecord, TargetResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgeport.lowering import Built
+    from edgeport.plan import Plan
+    from edgeport.profile import TargetProfile
+    from edgeport.stages.chain import Chain
+    from edgeport.stages.context import Progress
+    from edgeport.stages.data import Data
+
+
+class _Validated(msgspec.Struct, frozen=True):
+    metrics: tuple[Metric, ...]
+    seconds: float
+
+
+class Validating:
+    """Every target's file on its real runtime; figures are kept in the store like every other result."""
+
+    def __init__(self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress) -> None:
+        self.plan, self.chain, self.data, self.samples = plan, chain, data, data.evaluate
+        self.store, self.progress = store, progress
+
+    def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
+        """Return target -> result, and the stage's record."""
+        from edgeport.validation.ablation import ablation
+        from edgeport.validation.proof import proven
+
+        results: dict[str, TargetResult] = {}
+        seconds = 0.0
+        said: dict[str, object] = {}
+        targets = [target for target in self.plan.targets if target.name in built]
+        with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
+            inputs = _once(lambda: self._write_inputs(folder))
+            for target in targets:
+                task.note(target.name)
+                found = self._validated(target, built[target.name], inputs)
+                shipped = built[target.name][0]
+                proof = proven(self.store, shipped, target, inputs, samples_digest=self.samples.digest)
+                seconds += found.seconds + proof.seconds
+                said_here = [*self._unused_labels(found.metrics), *proof.notes]
+                said[target.name] = {"notes": said_here}
+                results[target.name] = TargetResult(
+                    artifact=artifact_name(target.name, shipped),
+                    metrics=(*found.metrics, *proof.metrics),
+                    notes=(*notes(shipped), *said_here),
+                )
+                task.advance()
+        options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
+        figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
+        if rows := ablation(self.store, self.chain, self.samples, self.progress):
+            figures["ablation"] = msgspec.to_builtins(rows)
+        return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
+
+    def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
+        from edgeport.validation.reference import write_inputs
+
+        return write_inputs(self.samples, folder)
+
+    def _unused_labels(self, metrics: tuple[Metric, ...]) -> list[str]:
+        if not self.samples.has_labels and self.plan.max_drop is not None:
+            return ["--max-drop was not judged: the evaluation samples have no labels"]
+        if not self.samples.has_labels or any(metric.name == "top1" for metric in metrics):
+            return []
+        return ["the labels were not used: no output is (samples, classes) scores"]
+
+    def _validated(self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]) -> _Validated:
+        from edgeport.validation.judge import without_agreement_limits
+        from edgeport.validation.reference import reference, reference_key
+        from edgeport.validation.validate import validate
+
+        shipped, floating = files
+        target = without_agreement_limits(target) if self.data.is_random else target
+        key = digest(
+            "validate",
+            [shipped.key, floating.key, reference_key(self.chain, self.samples)],
+            msgspec.to_builtins(target),
+            self.plan.max_drop,
+            [platform.machine(), platform.node()],
+        )
+        folder = self.store.get(key)
+        if folder is None:
+            start = time.perf_counter()
+            known = reference(self.store, self.chain, self.samples, self.progress)
+            metrics = validate(
+                shipped.artifact,
+                floating.artifact,
+                inputs=inputs(),
+                reference=known,
+                profile=target,
+                costs=shipped.costs,
+                max_drop=self.plan.max_drop,
+            )
+            found = _Validated(metrics, time.perf_counter() - start)
+            with self.store.put(key) as fresh:
+                (fresh / "metrics.json").write_bytes(msgspec.json.encode(found))
+            return found
+        return msgspec.json.decode((folder / "metrics.json").read_bytes(), type=_Validated)
+
+
+def _once(make: Callable[[], tuple[Path, ...]]) -> Callable[[], tuple[Path, ...]]:
+    """Return a function that calls `make` the first time and remembers."""
+    made: list[tuple[Path, ...]] = []
+
+    def get() -> tuple[Path, ...]:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
