@@ -190,10 +190,12 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             for name, why in report.failures.items():  # without --json the table says it
                 tell(f"{name}: not built: {why}", report.exit_code)
         else:
-            from edgeport.report.table import print_report
+            from edgeport.report.table import ablation_rows, print_report
+            from edgeport.stages.pack import STEPS_PLOT
 
             print_report(report, _stdout())
-            typer.echo(f"files: {plan.output}")
+            drawn = f", the steps as a plot: {plan.output}/{STEPS_PLOT}" if ablation_rows(report) else ""
+            typer.echo(f"files: {plan.output}{drawn}")
         raise typer.Exit(report.exit_code)
 
 

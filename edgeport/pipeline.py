@@ -14,6 +14,8 @@ from edgeport.doctor import require
 from edgeport.lowering import Lowering, latency_share
 from edgeport.manifest import package_versions
 from edgeport.report.report import Report
+from edgeport.report.steps_plot import plot
+from edgeport.report.table import ablation_rows
 from edgeport.stages.chain import Chain
 from edgeport.stages.context import SILENT, Progress
 from edgeport.stages.data import open_data, random_data, remember_place
@@ -85,7 +87,8 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
         if not data.is_random:
             remember_place(plan, data, store)
         classes = data.evaluate.classes
-        pack(Path(plan.output), built, chain.weight_folders(), classes=classes, facts=facts, report=report)
+        drawn = plot(ablation_rows(report), model=network.name)
+        pack(Path(plan.output), built, chain.weight_folders(), classes=classes, facts=facts, report=report, plot=drawn)
         store.sweep()
         return report
     finally:

@@ -39,7 +39,7 @@ class Validating:
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
-        from edgeport.validation.ablation import ablation
+        from edgeport.steps import steps
         from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
@@ -64,7 +64,8 @@ class Validating:
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
         figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
-        if rows := ablation(self.store, self.chain, self.samples, self.progress):
+        finished = [(target, built[target.name], results[target.name].metrics) for target in targets]
+        if rows := steps(self.store, self.chain, self.samples, self.progress, finished):
             figures["ablation"] = msgspec.to_builtins(rows)
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 

@@ -56,7 +56,9 @@ def _how_cut(stage: StageRecord) -> str:
     if options.get("allocation", "uniform") != "uniform":
         parts.append(f"{options['allocation']} allocation")
     if "budget" in stage.metrics:
-        parts.append(f"for {stage.metrics['budget']}")
+        share = stage.metrics.get("latency_share")
+        timed = f" ({share:.2f} of the latency, by float files)" if isinstance(share, float) else ""
+        parts.append(f"for {stage.metrics['budget']}{timed}")
     return f"; {', '.join(parts)}" if parts else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -60,30 +61,44 @@ def _table(report: Report) -> Table:
 
 def _steps(report: Report) -> Table | None:
     """Return a table of what each step did to accuracy, size and speed; None where no stage changed the network."""
-    found = next((stage.metrics.get("ablation") for stage in report.stages if stage.name == "validate"), None)
-    if not isinstance(found, (list, tuple)) or not found:
+    found = ablation_rows(report)
+    if not found:
         return None
     table = Table(title=Text("step by step"), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for column in ("top-1", "same answer", "multiply-adds", "weights, not zero", "size", "latency p50"):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in found:
-        name = row["step"] if row["step"] == "float" else f"+ {row['step']}"
-        shares = ["-" if row[key] is None else units.percent(row[key]) for key in ("top1", "agreement")]
-        table.add_row(name, *shares, units.count(row["macs"]), units.count(row["weights_nonzero"]), "", "")
-    for name, result in report.targets.items():
-        figures = {metric.name: metric for metric in result.metrics}
-        for title, keys in _FILES.items():
-            cells = [_cell(figures.get(key)) for key in keys]
-            table.add_row(f"{title}, {name}", *cells[:2], "", "", *cells[2:])
+    for name, rows in found.items():
+        table.add_row(Text(name, style="bold"))
+        for row in rows:
+            table.add_row(f"  {row['step']}" if row is rows[0] else f"  + {row['step']}", *_step_cells(row))
     return table
 
 
-# Rows of files in the table of steps -> top-1, agreement with the float network that was lowered, size, latency.
-_FILES = {
-    "  float file": ("top1@float32", "agreement@float32", "size_float_bytes", "latency_float_p50_ms"),
-    "+ shipped file": ("top1", "agreement", "size_bytes", "latency_p50_ms"),
-}
+def ablation_rows(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """Return target -> rows of `edgeport.steps.Step` as JSON; empty where no stage changed the network."""
+    found = next((stage.metrics.get("ablation") for stage in report.stages if stage.name == "validate"), None)
+    return found if isinstance(found, dict) else {}
+
+
+def _step_cells(row: Mapping[str, Any]) -> list[str]:
+    mark = MARKS[row["origin"]]
+    accuracy_mark = mark if row["step"] in _SHIPPED else ""  # of the other steps it is PyTorch's
+
+    def cell(key: str, write: Callable[[float], str], suffix: str = "") -> str:
+        return "-" if row[key] is None else f"{write(row[key])}{suffix}"
+
+    return [
+        cell("top1", units.percent, accuracy_mark),
+        cell("agreement", units.percent, accuracy_mark),
+        cell("macs", units.count),
+        cell("weights_nonzero", units.count),
+        cell("size_bytes", units.size),
+        cell("latency_p50_ms", units.milliseconds, mark),
+    ]
+
+
+_SHIPPED = ("int8", "dynamic_int8", "float16", "float32")
 
 
 def _cell(metric: Metric | None) -> Text:
@@ -102,6 +117,7 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "top1_drop": ("top-1 lost, points", units.points),
     "agreement": ("same answer as float PyTorch", units.percent),
     "agreement@float32": ("same answer, float file", units.percent),
+    "agreement@original": ("same answer as the network that came in", units.percent),
     "flips@haswell": ("answers changed on Haswell", units.number_of),
     "logit_difference_max@haswell": ("largest change of an output there", units.plain),
     "samples@haswell": ("samples run there", units.number_of),

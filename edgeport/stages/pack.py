@@ -26,6 +26,7 @@ AGENT, LABELS = "benchmark.py", "labels.txt"
 MANIFEST, REPORT = "manifest.json", "report.json"
 OURS = ("model.*", "model-float.*", BINDINGS, AGENT, LABELS)  # what a build may have left in a target's folder
 STAGING = ".edgeport-"
+STEPS_PLOT = "steps.svg"
 DEBUG_PLOT = "debug.svg"  # `edgeport debug` leaves it beside the report; of an earlier build's files, it would mislead
 
 
@@ -56,6 +57,7 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
     classes: Sequence[str],
     facts: Mapping[str, object],
     report: Report,
+    plot: str = "",
 ) -> None:
     """Write everything below `folder`.
 
@@ -66,10 +68,13 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
         classes: class names; empty: no labels file.
         facts: for the manifest.
         report: for `report.json`.
+        plot: of the build's steps, an SVG; empty: none.
     """
     with _staging(folder) as staging:
         _write_targets(staging, built, classes)
         pack_stages(stage_folders, staging)
+        if plot:
+            write_atomic(staging / STEPS_PLOT, plot)
         files = [file for file in staging.rglob("*") if file.is_file()]
         write_atomic(staging / MANIFEST, manifest(staging, files, facts))
         write_atomic(staging / REPORT, report.to_json())
@@ -104,7 +109,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _move(staging: Path, folder: Path, files: Sequence[Path], *, targets: Sequence[str]) -> None:
     """Replace an earlier build's files; without a report while that happens, so that a report is of what lies there."""
-    for name in (REPORT, MANIFEST, DEBUG_PLOT):
+    for name in (REPORT, MANIFEST, DEBUG_PLOT, STEPS_PLOT):
         (folder / name).unlink(missing_ok=True)
     for target in targets:
         for old in (file for pattern in OURS for file in (folder / target).glob(pattern)):

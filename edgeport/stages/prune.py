@@ -28,12 +28,16 @@ BLOCK_SAMPLES = 64  # on which blocks are compared
 
 @dataclass(frozen=True, kw_only=True)
 class _Cut:
-    """A pruned network, group name -> channels that stay, and what there is to say of it."""
+    """A pruned network, group name -> channels that stay, and what there is to say of it.
+
+    `latency_share`: of the network that came in, as measured while widths were searched; None: it was not asked for.
+    """
 
     module: GraphModule
     kept: Mapping[str, tuple[int, ...]]
     recalibration: Mapping[str, object]
     facts: Mapping[str, object]
+    latency_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +106,20 @@ class Prune:
             "left_whole": left_whole,
             "recalibration": cut.recalibration,
             "importance": dict(cut.facts),
-            **self._budget_figures(model, pruned),
+            **self._budget_figures(model, cut),
             "structure": msgspec.to_builtins(describe(groups, kept, model.inputs, removed=tuple(removed))),
         }
         return model.with_(module=pruned, calibration=None), metrics
 
-    def _budget_figures(self, model: Model, pruned: GraphModule) -> dict[str, object]:
+    def _budget_figures(self, model: Model, cut: _Cut) -> dict[str, object]:
         from edgeport.pruning.budget import weight_bytes
 
         if not self.budgets:
             return {}
-        before, after = (weight_bytes(module, bytes_a_weight=self.bytes_a_weight) for module in (model.module, pruned))
-        return {"budget": self._asked(), "weight_bytes_before": before, "weight_bytes_after": after}
+        modules = (model.module, cut.module)
+        before, after = (weight_bytes(module, bytes_a_weight=self.bytes_a_weight) for module in modules)
+        figures = {"budget": self._asked(), "weight_bytes_before": before, "weight_bytes_after": after}
+        return figures if cut.latency_share is None else {**figures, "latency_share": cut.latency_share}
 
     def _asked(self) -> str:
         return " ".join(map(str, self.budgets))
@@ -198,7 +204,14 @@ class Prune:
         counts = widths.by_budgets(scored.scores) if self.budgets else widths.by_ratio(self.ratio, scored.scores)
         kept = {name: choose(scored.scores[name], count) for name, count in counts.items()}
         pruned, recalibration = recalibrated(prune_channels(widths.module, widths.groups, kept), widths.model, context)
-        return _Cut(module=pruned, kept=kept, recalibration=recalibration, facts={"used": importance, **scored.facts})
+        is_timed = any(budget.kind == "latency" for budget in self.budgets)
+        return _Cut(
+            module=pruned,
+            kept=kept,
+            recalibration=recalibration,
+            facts={"used": importance, **scored.facts},
+            latency_share=widths.cost("latency", counts) if is_timed else None,
+        )
 
     def _best(self, widths: Widths, yardstick: Yardstick, context: Context) -> _Cut:
         """Cut by every criterion, and keep the one whose network is nearest to the unpruned one.

@@ -40,6 +40,8 @@ def reference(store: Store, chain: Chain, samples: Dataset, progress: Progress) 
             named = {f"out{index}": output for index, output in enumerate(outputs)}
             if top1 is not None:
                 named["top1_float"] = np.array(top1)
+            if scores is not None and chain.is_changed:
+                named["answers_original"] = scores.argmax(1)
             np.savez(fresh / "reference.npz", **named)  # type: ignore[arg-type]  # numpy's stub takes no dict of arrays
         folder = store.get(key)
         if folder is None:
@@ -50,6 +52,7 @@ def reference(store: Store, chain: Chain, samples: Dataset, progress: Progress) 
             outputs=tuple(data[f"out{index}"] for index in range(count)),
             labels=samples.labels(),
             top1_float=float(data["top1_float"]) if "top1_float" in data.files else None,
+            answers_original=data["answers_original"] if "answers_original" in data.files else None,
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeport.devices import host
@@ -32,11 +33,13 @@ class Reference:
         outputs: of the float network that was lowered, in torch; an array a network output, (N, ...).
         labels: (N,) class indices; None: unknown.
         top1_float: percent of the original network, before any pruning, on the same samples; None: not known.
+        answers_original: (N,) classes that the original network answers; None: no classes, or it is the one lowered.
     """
 
     outputs: tuple[NDArray[Any], ...]
     labels: NDArray[Any] | None = None
     top1_float: float | None = None
+    answers_original: NDArray[Any] | None = None
 
 
 def validate(  # noqa: PLR0913  the eight things that a verdict is about
@@ -87,6 +90,7 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
 
     metrics = _accuracy(outputs, reference, origin)
     metrics += parity.metrics(outputs, reference.outputs, origin=origin)
+    metrics += _kept_answers(outputs, reference, origin)
     timings = [result.timing for result in results]
     if min(timing.samples for timing in timings) < _TIMED_ENOUGH:
         timings = list(host.bench(paths, threads=profile.threads, inputs=inputs, rounds=_ROUNDS))
@@ -125,6 +129,15 @@ def _accuracy(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Ori
         found.append(Metric(name="top1_float", value=reference.top1_float, unit="percent", origin=origin))
         found.append(Metric(name="top1_drop", value=drop, unit="points", origin=origin))
     return found
+
+
+def _kept_answers(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Origin) -> list[Metric]:
+    """Return `agreement@original`: samples answered as the network that came in does, where that is another one."""
+    scores = parity.class_scores(outputs)
+    if reference.answers_original is None or scores is None:
+        return []
+    same = float(100 * np.mean(scores.argmax(1) == reference.answers_original))
+    return [Metric(name="agreement@original", value=same, unit="percent", origin=origin)]
 
 
 def _float_top1(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Origin) -> list[Metric]:

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from e2e_case import edgeport, target_or_skip
+from safetensors.torch import load_file
+
+from edgeport import load_pruned
+from edgeport.demo.net import digits
 
 
 def test_half_of_the_multiply_adds_by_the_best_criterion(tmp_path: Path) -> None:
@@ -28,6 +33,53 @@ def test_half_of_the_multiply_adds_by_the_best_criterion(tmp_path: Path) -> None
 
     again = edgeport("build", "--target", "cpu", *options, store=tmp_path / "store", cwd=tmp_path)
     assert (again.code, "prune" in again.err) == (run.code, False)
+
+
+def test_rounds_of_pruning_show_every_step_with_its_file_and_reload(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the digits need scikit-learn")
+    target_or_skip("cpu")
+    options = ("--macs", "0.4", "--prune-rounds", "2", "--distill", "3", "--output", "out")
+    run = edgeport("build", "--target", "cpu", *options, store=tmp_path / "store", cwd=tmp_path)
+    assert run.code in {0, 6}, run.err
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    rows = stages["validate"]["metrics"]["ablation"]["cpu"]
+    assert [row["step"] for row in rows] == ["float", "prune", "distill", "prune", "distill", "int8"]
+    multiply_adds, sizes = [row["macs"] for row in rows], [row["size_bytes"] for row in rows]
+    assert multiply_adds[0] > multiply_adds[1] == multiply_adds[2] > multiply_adds[3] == multiply_adds[5]
+    assert multiply_adds[3] <= 0.4 * multiply_adds[0]
+    assert sizes[0] > sizes[1] == sizes[2] > sizes[3] == sizes[4] > sizes[5]
+    assert sizes[4] == (tmp_path / "out" / "cpu" / "model-float.onnx").stat().st_size
+    assert all(row["latency_p50_ms"] > 0 and row["origin"] == "measured" for row in rows)
+    assert rows[-1]["agreement"] <= rows[0]["agreement"] == 100
+    assert "+ int8" in run.out
+    assert (tmp_path / "out" / "steps.svg").read_text().startswith("<svg")
+
+    network = load_pruned(digits, tmp_path / "out")
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    assert network(torch.zeros(2, *network_input())).shape[0] == 2
+
+
+def network_input() -> tuple[int, ...]:
+    return (1, 16, 16)
+
+
+def test_a_share_of_the_latency_is_kept(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the digits need scikit-learn")
+    target_or_skip("cpu")
+    options = ("--latency", "0.7", "--distill", "1", "--output", "out")
+    run = edgeport("build", "--target", "cpu", *options, store=tmp_path / "store", cwd=tmp_path)
+    assert run.code in {0, 6}, run.err
+    prune = next(
+        stage
+        for stage in json.loads((tmp_path / "out" / "report.json").read_text())["stages"]
+        if stage["name"] == "prune"
+    )
+    assert 0 < prune["metrics"]["latency_share"] <= 0.7
+    assert prune["metrics"]["macs_after"] < prune["metrics"]["macs_before"]
+    assert "for --latency 0.7" in " ".join(run.out.split())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""What each step of a build did to accuracy, size and latency, a row a step for every target, the shipped file last.
+
+Accuracy of steps is that of float PyTorch; sizes and latencies are those of the target's float files, written for every
+step that changed what a file costs and timed interleaved with the shipped file.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeport.devices import host
+from edgeport.errors import LoweringError
+from edgeport.lowering import float_file
+from edgeport.store import digest
+from edgeport.types import Origin
+from edgeport.validation.ablation import Row, ablation
+from edgeport.validation.origin import origin_on_host
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgeport.dataset import Dataset
+    from edgeport.lowering import Built
+    from edgeport.profile import TargetProfile
+    from edgeport.stages.chain import Chain
+    from edgeport.stages.context import Progress
+    from edgeport.stages.lower import Lowered
+    from edgeport.store import Store
+    from edgeport.types import Metric
+
+SECONDS = 0.5  # of timing a file
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One row.
+
+    Attributes:
+        step: `float` for the network that came in, the stage that changed it, or the number format of the shipped file.
+        top1: percent; None without labels or class scores.
+        agreement: percent of samples with the same answer as the network that came in; None without class scores.
+        macs: multiply-adds of one sample.
+        weights_nonzero: values in all parameters that are not zero; of the shipped file the last step's.
+        size_bytes: of the target's file; None where its backend cannot write this step's network.
+        latency_p50_ms: batch one, one inference.
+        origin: of the latency, and of the shipped file's accuracy.
+    """
+
+    step: str
+    top1: float | None
+    agreement: float | None
+    macs: int
+    weights_nonzero: int
+    size_bytes: int | None
+    latency_p50_ms: float | None
+    origin: Origin
+
+
+def steps(
+    store: Store,
+    chain: Chain,
+    samples: Dataset,
+    progress: Progress,
+    targets: Sequence[tuple[TargetProfile, Built, Sequence[Metric]]],
+) -> dict[str, list[Step]]:
+    """Return target -> its rows; empty where no stage changed the network.
+
+    Args:
+        store: where files and figures lie.
+        chain: the build's stages.
+        samples: evaluation samples.
+        progress: where to show progress.
+        targets: with their files and the shipped file's figures.
+    """
+    rows = ablation(store, chain, samples, progress)
+    if not rows:
+        return {}
+    found = {}
+    for target, built, metrics in targets:
+        files = _files(store, chain, target, built, rows)
+        times = _times(store, target, [file for file in files if file is not None])
+        origin = origin_on_host(target)
+        table = [_step(row, file, times, origin) for row, file in zip(rows, files[:-1], strict=True)]
+        found[target.name] = [*table, _shipped(built[0], rows[-1], {metric.name: metric for metric in metrics}, times)]
+    return found
+
+
+def _files(
+    store: Store, chain: Chain, target: TargetProfile, built: Built, rows: Sequence[Row]
+) -> list[Lowered | None]:
+    """Return the float file of every step, and the shipped one; steps that cost the same share one."""
+    written: dict[tuple[int, int], Lowered | None] = {(rows[-1].macs, rows[-1].weights): built[1]}
+    files = []
+    for row, step in zip(rows, chain.float_steps(), strict=True):
+        costs = row.macs, row.weights
+        if costs not in written:
+            try:
+                written[costs] = float_file(store, target, step.model, key=step.key)
+            except LoweringError:  # the network that ships can be written, so the build goes on; the row has no file
+                written[costs] = None
+        files.append(written[costs])
+    return [*files, built[0]]
+
+
+def _times(store: Store, target: TargetProfile, files: Sequence[Lowered]) -> Mapping[str, float]:
+    """Return key of a file -> median milliseconds, of all files interleaved."""
+    unique = {file.key: file.artifact.path for file in files}
+    key = digest("steps", list(unique), target.threads, [platform.machine(), platform.node()])
+    folder = store.get(key)
+    if folder is None:
+        timings = host.bench(list(unique.values()), threads=target.threads, seconds=SECONDS * len(unique))
+        found = {name: timing.p50_ms for name, timing in zip(unique, timings, strict=True)}
+        with store.put(key) as fresh:
+            (fresh / "times.json").write_bytes(msgspec.json.encode(found))
+        return found
+    return msgspec.json.decode((folder / "times.json").read_bytes(), type=dict[str, float])
+
+
+def _step(row: Row, file: Lowered | None, times: Mapping[str, float], origin: Origin) -> Step:
+    return Step(
+        step=row.step,
+        top1=row.top1,
+        agreement=row.agreement,
+        macs=row.macs,
+        weights_nonzero=row.weights_nonzero,
+        size_bytes=None if file is None else file.artifact.size_bytes,
+        latency_p50_ms=None if file is None else times[file.key],
+        origin=origin,
+    )
+
+
+def _shipped(shipped: Lowered, last: Row, metrics: Mapping[str, Metric], times: Mapping[str, float]) -> Step:
+    top1, agreement = metrics.get("top1"), metrics.get("agreement@original")
+    return Step(
+        step=shipped.artifact.precision,
+        top1=None if top1 is None else top1.value,
+        agreement=None if agreement is None else agreement.value,
+        macs=last.macs,
+        weights_nonzero=last.weights_nonzero,
+        size_bytes=shipped.artifact.size_bytes,
+        latency_p50_ms=times[shipped.key],
+        origin=metrics["latency_p50_ms"].origin,
+    )
