@@ -89,9 +89,12 @@ def _whole_lines(stage: StageRecord) -> str:
 
 def _distill_line(stage: StageRecord) -> str:
     epochs = stage.metrics.get("epochs")
-    return (
+    line = (
         f"{epochs} epoch{'' if epochs == 1 else 's'} of {stage.metrics.get('samples')} samples, {stage.seconds:.1f} s"
     )
+    if why := stage.metrics.get("diverged"):
+        line += f"\n{INDENT}STOPPED: {why}\n{INDENT}the weights after epoch {epochs} were kept"
+    return line
 
 
 def _calibrate_line(stage: StageRecord) -> str:

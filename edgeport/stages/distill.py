@@ -232,6 +232,7 @@ def training_figures(trained: Trained, recipe: Recipe, *, samples: int, threads:
         "dtype": recipe.dtype,
         "threads": threads,
         "resumed_from_epoch": trained.resumed_from_epoch,
+        "diverged": trained.diverged,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edgeport.dataset import Batch, Dataset
     from edgeport.training.losses import Objective
 
+SMALLEST_LOSS = 1e-3  # below, losses are all but zero, and a multiple of them means nothing
+BLOW_UP = 3.0  # an epoch's mean loss over the lowest one before, from which on a training counts as diverged
 MOMENTUM = 0.9  # Nesterov's, as in Sutskever et al. 2013, "On the importance of initialization and momentum", section 2
 
 
@@ -90,11 +92,17 @@ class Trained:
         state: after the last epoch.
         resumed_from_epoch: epochs that an earlier, killed run had done (0: none).
         was_discarded: a checkpoint was there, but belongs to another training.
+        diverged: why the training ended before its last epoch, with `state` of the epoch before; empty: it did not.
     """
 
     state: State
     resumed_from_epoch: int = 0
     was_discarded: bool = False
+    diverged: str = ""
+
+
+class _DivergedError(Exception):
+    """The training leads nowhere; says where that showed, and what to change."""
 
 
 @dataclass(kw_only=True)
@@ -131,8 +139,10 @@ def fit(
         keep: where to leave a checkpoint after each epoch and to look for one first.
         on_step: called after every step; an exception of it ends the training, the last checkpoint stays.
 
+    A training that diverges ends with the weights of the epoch before (`Trained.diverged`).
+
     Raises:
-        StageError: the loss or a weight is no finite number any more.
+        StageError: a training sample is NaN or infinite, or the training diverged in its first epoch.
     """
     keep = keep or Keep()
     count = len(data)
@@ -151,19 +161,27 @@ def fit(
     found = load_state(keep.path, keep.fingerprint) if keep.path else None
     if found:
         _continue_from(run, found, steps)
-    state = found
+    state, diverged = found, ""
     with torch.random.fork_rng(devices=[]):
         for epoch in range(found.epochs if found else 0, recipe.epochs):
-            _train_epoch(run, data, epoch, on_step)
-            state = _state(run)
+            try:
+                _train_epoch(run, data, epoch, on_step)
+                after = _state(run)
+            except _DivergedError as error:
+                diverged = str(error)
+                break
+            state = after
             if keep.path:
                 save_state(keep.path, state, keep.fingerprint)
+    if state is None and diverged:
+        raise StageError(f"distill: {diverged}")
     if state is None:
         raise ValueError(f"epochs is {recipe.epochs}; at least 1 is needed")
     return Trained(
         state=state,
         resumed_from_epoch=found.epochs if found else 0,
         was_discarded=was_there and found is None,
+        diverged=diverged,
     )
 
 
@@ -202,15 +220,30 @@ def _train_epoch(run: _Run, data: Dataset, epoch: int, on_step: Callable[[Step],
         loss = _train_step(run, arrays, batch, rate)
         run.step += 1
         if not math.isfinite(loss):
-            raise StageError(
-                f"distill: the loss became {loss} in epoch {epoch + 1}, step {run.step} of {run.total_steps}; "
+            _check_samples(batch, order[samples : samples + len(arrays[0])].tolist(), f"step {run.step}")
+            raise _DivergedError(
+                f"the loss became {loss} in epoch {epoch + 1}, step {run.step} of {run.total_steps}; "
                 f"lower the learning rate ({recipe.learning_rate:g}) or train in float32 (now {recipe.dtype})"
             )
         total += loss * len(arrays[0])
         samples += len(arrays[0])
         on_step(Step(epoch=epoch + 1, step=run.step, loss=loss))
+    if run.losses and total / samples > BLOW_UP * max(min(run.losses), SMALLEST_LOSS):
+        raise _DivergedError(
+            f"the mean loss rose to {total / samples:.3g} in epoch {epoch + 1}, from {min(run.losses):.3g}; "
+            f"lower the learning rate ({recipe.learning_rate:g})"
+        )
     run.losses.append(total / samples)
     run.seconds.append(time.perf_counter() - started)
+
+
+def _check_samples(batch: Batch, numbers: Sequence[int], where: str) -> None:
+    """Raise StageError where a value of a batch is NaN or infinite; `numbers`: of its samples in the data."""
+    for array in batch.inputs:
+        finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        if not finite.all():
+            number = numbers[int(np.argmin(finite))]
+            raise StageError(f"distill: sample {number} of --train is NaN or infinite (met in {where}); leave it out")
 
 
 def _train_step(run: _Run, arrays: tuple[np.ndarray, ...], batch: Batch, rate: float) -> float:
@@ -255,13 +288,13 @@ def _state(run: _Run) -> State:
     """Return what the training knows now.
 
     Raises:
-        StageError: a weight is not finite.
+        _DivergedError: a weight is not finite.
     """
     tensors = {name: tensor.clone() for name, tensor in tensors_of(run.student).items()}
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise StageError(
-                f"distill: {name} is not finite after epoch {len(run.losses)}; "
+            raise _DivergedError(
+                f"{name} is not finite after epoch {len(run.losses)}; "
                 f"lower the learning rate ({run.recipe.learning_rate:g})"
             )
     momentum = {

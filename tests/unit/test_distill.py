@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from distill_case import CLASSES, Net, data, images, perturbed, teacher, traced
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeport.errors import ConfigError, StageError
@@ -251,6 +252,36 @@ def test_distill_that_diverges_names_epoch_and_step_and_keeps_the_checkpoint(tmp
         Distill(epochs=2, batch_size=8)(
             model, Context(teachers=(model,), train=data(tmp_path, inputs), scratch=tmp_path)
         )
+
+
+def test_a_training_that_diverges_later_ends_with_the_weights_of_the_epoch_before(tmp_path: Path) -> None:
+    student = perturbed(teacher())
+    context = Context(teachers=(teacher(),), train=images(tmp_path, 64), scratch=tmp_path)
+    stage = Distill(epochs=4, batch_size=8, warmup=1.0, learning_rate=30.0, hard_labels=0.0)  # rises step by step
+    trained, metrics = stage(student, context)
+
+    done = metrics["epochs"]
+    assert isinstance(done, int)
+    assert 1 <= done < 4
+    assert f"in epoch {done + 1}" in str(metrics["diverged"])
+    assert "lower the learning rate (30)" in str(metrics["diverged"])
+    kept = load_file(tmp_path / "distill.safetensors")
+    for name, value in tensors_of(trained.module).items():
+        assert torch.equal(value, kept[f"tensor/{name}"])
+        assert bool(torch.isfinite(value).all())
+
+
+def test_a_sample_that_is_not_finite_is_named_with_its_step_and_the_last_epoch_stays(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    inputs = chance.normal(size=(32, 3, 16, 16)).astype(np.float32)
+    context = Context(teachers=(teacher(),), train=data(tmp_path, inputs), scratch=tmp_path)
+    SHORT(perturbed(teacher()), context)
+    before = (tmp_path / "distill.safetensors").read_bytes()
+    inputs[21, 1, 3, 3] = np.nan
+    broken = replace(context, train=data(tmp_path, inputs))
+    with pytest.raises((StageError, ConfigError), match=r"sample 21 .*NaN"):
+        SHORT(perturbed(teacher()), broken)
+    assert (tmp_path / "distill.safetensors").read_bytes() == before
 
 
 def test_distill_refuses_networks_of_other_output_shape(tmp_path: Path) -> None:
