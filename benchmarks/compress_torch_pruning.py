@@ -1,0 +1,59 @@
+"""Cuts ResNet-20 with projection shortcuts by torch-pruning's group norms and exports it; a part of compress.py.
+
+    PYTHON benchmarks/compress_torch_pruning.py --weights projected.safetensors --macs 0.5 --out pruned.pt2
+
+PYTHON has torch, torch-pruning and safetensors. The uniform ratio is the one whose multiply-adds come nearest to
+`--macs` (a share of what there is) from above, widths in multiples of 8, as edgeport's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import torch_pruning
+from compress_networks import projected
+from safetensors.torch import load_file
+from torch import nn
+
+STEPS = 40  # ratios tried, between 0 and 1
+
+
+def pruned(weights: Path, ratio: float) -> tuple[nn.Module, float]:
+    """Return the network cut by a ratio, and the share of its multiply-adds that is left."""
+    network = projected()
+    network.load_state_dict(load_file(weights))
+    example = torch.zeros(1, 3, 32, 32)
+    before, _ = torch_pruning.utils.count_ops_and_params(network, example)
+    pruner = torch_pruning.pruner.GroupNormPruner(
+        network,
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        round_to=8,
+        ignored_layers=[network.linear],
+    )
+    pruner.step()
+    after, _ = torch_pruning.utils.count_ops_and_params(network, example)
+    return network.eval(), after / before
+
+
+def main() -> None:
+    """Write the pruned network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--macs", type=float, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    tried = [pruned(arguments.weights, step / STEPS) for step in range(1, STEPS)]
+    network, share = min((found for found in tried if found[1] >= arguments.macs - 0.005), key=lambda found: found[1])
+    print(f"torch-pruning: {share:.3f} of the multiply-adds", file=sys.stderr)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(network, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
