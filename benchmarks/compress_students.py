@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,9 @@ def student_of(teacher: Model, data: Dataset) -> Model:
     return pruned
 
 
-def trained(student: Model, teacher: Model, data: Dataset, *, epochs: int, hard_labels: float, seed: int) -> Model:
+def trained(student: Model, stage: Distill, context: Context, *, seed: int) -> Model:
     """Return the student after a training."""
-    context = Context(teachers=(teacher,), train=data, seed=seed)
-    return Distill(epochs=epochs, hard_labels=hard_labels)(student, context)[0]
+    return stage(student, replace(context, seed=seed))[0]
 
 
 def main() -> None:
@@ -72,14 +72,13 @@ def main() -> None:
         row: dict[str, Any] = {"share": share, "samples": count, "untrained": top1(student)}
         for kind, (number, hard_labels) in {"teacher": (epochs, 0.1), "labels": (label_epochs, 1.0)}.items():
             started = time.process_time()
-            models = [
-                trained(student, teacher, subset, epochs=number, hard_labels=hard_labels, seed=seed) for seed in SEEDS
-            ]
+            stage, context = Distill(epochs=number, hard_labels=hard_labels), Context(teachers=(teacher,), train=subset)
+            models = [trained(student, stage, context, seed=seed) for seed in SEEDS]
             seconds = round(time.process_time() - started)
             row[kind] = {"epochs": number, "top1": [top1(model) for model in models], "core_seconds": seconds}
-            print(share, kind, row[kind], file=sys.stderr, flush=True)
+            sys.stderr.write(f"{share}, {kind}: {row[kind]}\n")
         found["rows"].append(row)
-    print(json.dumps(found))
+    sys.stdout.write(f"{json.dumps(found)}\n")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tried = [pruned(arguments.weights, step / STEPS) for step in range(1, STEPS)]
     network, share = min((found for found in tried if found[1] >= arguments.macs - 0.005), key=lambda found: found[1])
-    print(f"torch-pruning: {share:.3f} of the multiply-adds", file=sys.stderr)
+    sys.stderr.write(f"torch-pruning: {share:.3f} of the multiply-adds\n")
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
     torch.export.save(program, arguments.out)
