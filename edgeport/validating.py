@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgeport.stages.chain import Chain
     from edgeport.stages.context import Progress
     from edgeport.stages.data import Data
+    from edgeport.validation.validate import Reference
 
 
 class _Validated(msgspec.Struct, frozen=True):
@@ -98,7 +100,7 @@ class Validating:
         folder = self.store.get(key)
         if folder is None:
             start = time.perf_counter()
-            known = reference(self.store, self.chain, self.samples, self.progress)
+            known = self._with_simulated(reference(self.store, self.chain, self.samples, self.progress), target)
             metrics = validate(
                 shipped.artifact,
                 floating.artifact,
@@ -113,6 +115,15 @@ class Validating:
                 (fresh / "metrics.json").write_bytes(msgspec.json.encode(found))
             return found
         return msgspec.json.decode((folder / "metrics.json").read_bytes(), type=_Validated)
+
+    def _with_simulated(self, known: Reference, target: TargetProfile) -> Reference:
+        """Add what the network answers that quantization-aware training saw, where there was one."""
+        from edgeport.validation.simulated import simulated_answers
+
+        if not self.plan.qat:
+            return known
+        found = simulated_answers(self.chain.model(), target.int8.weight_bits, self.samples, self.progress)
+        return known if found is None else replace(known, answers={**known.answers, "simulated": found})
 
 
 def _once(make: Callable[[], tuple[Path, ...]]) -> Callable[[], tuple[Path, ...]]:

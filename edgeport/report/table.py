@@ -117,6 +117,7 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "top1_drop": ("top-1 lost, points", units.points),
     "agreement": ("same answer as float PyTorch", units.percent),
     "agreement@float32": ("same answer, float file", units.percent),
+    "agreement@simulated": ("same answer as in training on int8", units.percent),
     "agreement@original": ("same answer as the network that came in", units.percent),
     "flips@haswell": ("answers changed on Haswell", units.number_of),
     "logit_difference_max@haswell": ("largest change of an output there", units.plain),

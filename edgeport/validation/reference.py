@@ -52,7 +52,7 @@ def reference(store: Store, chain: Chain, samples: Dataset, progress: Progress) 
             outputs=tuple(data[f"out{index}"] for index in range(count)),
             labels=samples.labels(),
             top1_float=float(data["top1_float"]) if "top1_float" in data.files else None,
-            answers_original=data["answers_original"] if "answers_original" in data.files else None,
+            answers={"original": data["answers_original"]} if "answers_original" in data.files else {},
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,13 +33,14 @@ class Reference:
         outputs: of the float network that was lowered, in torch; an array a network output, (N, ...).
         labels: (N,) class indices; None: unknown.
         top1_float: percent of the original network, before any pruning, on the same samples; None: not known.
-        answers_original: (N,) classes that the original network answers; None: no classes, or it is the one lowered.
+        answers: name -> (N,) classes that another network answers: `original`, the one that came in, where that is not
+            the one lowered; `simulated`, the int8 network that quantization-aware training saw.
     """
 
     outputs: tuple[NDArray[Any], ...]
     labels: NDArray[Any] | None = None
     top1_float: float | None = None
-    answers_original: NDArray[Any] | None = None
+    answers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def validate(  # noqa: PLR0913  the eight things that a verdict is about
@@ -90,7 +91,7 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
 
     metrics = _accuracy(outputs, reference, origin)
     metrics += parity.metrics(outputs, reference.outputs, origin=origin)
-    metrics += _kept_answers(outputs, reference, origin)
+    metrics += _same_answers(outputs, reference, origin)
     timings = [result.timing for result in results]
     if min(timing.samples for timing in timings) < _TIMED_ENOUGH:
         timings = list(host.bench(paths, threads=profile.threads, inputs=inputs, rounds=_ROUNDS))
@@ -131,13 +132,15 @@ def _accuracy(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Ori
     return found
 
 
-def _kept_answers(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Origin) -> list[Metric]:
-    """Return `agreement@original`: samples answered as the network that came in does, where that is another one."""
+def _same_answers(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Origin) -> list[Metric]:
+    """Return `agreement@original` and `agreement@simulated`: samples that another network answers alike."""
     scores = parity.class_scores(outputs)
-    if reference.answers_original is None or scores is None:
+    if scores is None:
         return []
-    same = float(100 * np.mean(scores.argmax(1) == reference.answers_original))
-    return [Metric(name="agreement@original", value=same, unit="percent", origin=origin)]
+    same = {name: float(100 * np.mean(scores.argmax(1) == answers)) for name, answers in reference.answers.items()}
+    return [
+        Metric(name=f"agreement@{name}", value=value, unit="percent", origin=origin) for name, value in same.items()
+    ]
 
 
 def _float_top1(outputs: Sequence[NDArray[Any]], reference: Reference, origin: Origin) -> list[Metric]:

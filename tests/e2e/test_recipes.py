@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_report_tells_what_is_zero_and_what_was_trained(folder: Path) -> None:
     assert "finetune 1 epoch of" in said
     assert "size, deflated" in said
     steps = said[said.index("step by step") :]
-    for row in ("float ", "+ sparsify ", "+ distill ", "float file, cpu", "+ shipped file, cpu"):
+    for row in ("float ", "+ sparsify ", "+ distill ", "+ int8 "):
         assert row in steps
     assert "verdict: pass" in said
 
@@ -72,6 +73,9 @@ def test_training_of_int8_files_alone_is_done_and_its_teacher_may_be_named(folde
     assert run.code == 0, run.err
     assert "finetune 1 epoch of" in " ".join(run.out.split())
     assert "correct" not in run.out  # it takes its place
+    metrics = json.loads((folder / "qat" / "report.json").read_text())["targets"]["cpu"]["metrics"]
+    same = next(metric for metric in metrics if metric["name"] == "agreement@simulated")
+    assert same["value"] >= 99.5  # the file computes what was trained
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""What compress.py measured, as the text of docs/compress.md; a part of compress.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from edgeport.devices.processor import cpu_features
+
+Figures = Mapping[str, Any]
+
+
+def page(results: Figures) -> str:
+    """Return the page; a part that was not run is missing from it, and said to be."""
+    written = [_PARTS[name](results[name]) for name in _PARTS if name in results]
+    missing = [name for name in _PARTS if name not in results]
+    features = ", ".join(sorted(cpu_features() & {"avx2", "avx512f", "avx512_vnni", "amx_int8"})) or "no vector units"
+    head = [
+        "# Smaller networks, and what they lose",
+        "",
+        "Written by `python benchmarks/compress.py --data ../shared/data`, which also takes single parts (`--parts`)."
+        f" Measured on an x86-64 processor with {features}, one thread, batch one. Images are JPEG CIFAR-10; top-1 is"
+        " percent of the 8,000 images of `cifar10-report`, whose own standard error is about 0.35 points; settings were"
+        " chosen on other images. Core-seconds are CPU seconds of whole builds, evaluation included, on a shared"
+        " machine.",
+        "",
+    ]
+    if missing:
+        head += [f"Not measured yet: {', '.join(missing)}.", ""]
+    return "\n".join([*head, *(line for part in written for line in (*part, ""))]).rstrip() + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _steps(rows: Sequence[Figures]) -> list[str]:
+    first = rows[0]
+    return _table(
+        ("step", "top-1", "same answer", "multiply-adds, M", "size, kB", "smaller", "latency, ms", "faster"),
+        [
+            (
+                row["step"],
+                f"{row['top1']:.2f}",
+                f"{row['agreement']:.2f}",
+                f"{row['macs'] / 1e6:.2f}",
+                f"{row['size_bytes'] / 1e3:.1f}",
+                f"{first['size_bytes'] / row['size_bytes']:.2f}x",
+                f"{row['latency_p50_ms']:.3f}",
+                f"{first['latency_p50_ms'] / row['latency_p50_ms']:.2f}x",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _baseline(found: Figures) -> list[str]:
+    return [
+        "## The baseline: ResNet-56, fine-tuned on JPEG images",
+        "",
+        f"`{found['command']}`: top-1 {found['top1_before']:.2f} -> {found['top1']:.2f}, {found['core_seconds']}"
+        " core-seconds.",
+    ]
+
+
+def _accuracy(found: Figures) -> list[str]:
+    lines = ["## ResNet-56 with fewer multiply-adds", ""]
+    for row in found["rows"]:
+        steps = row["steps"]
+        lost = steps[0]["top1"] - next(step for step in steps if step["step"] == "distill")["top1"]
+        lines += [
+            f"`{row['command']}`: {steps[0]['macs'] / steps[-1]['macs']:.2f}x fewer multiply-adds, {lost:+.2f} points"
+            f" of top-1 lost in float, {steps[0]['top1'] - steps[-1]['top1']:+.2f} in int8; {row['core_seconds']}"
+            " core-seconds.",
+            "",
+            *_steps(steps),
+            "",
+        ]
+    return lines[:-1]
+
+
+def _small(found: Figures) -> list[str]:
+    first, last = found["steps"][0], found["steps"][-1]
+    return [
+        "## One command: smaller and faster at once",
+        "",
+        f"`{found['command']}`: {first['size_bytes'] / last['size_bytes']:.1f}x smaller,"
+        f" {first['latency_p50_ms'] / last['latency_p50_ms']:.2f}x faster than the float file on the same runtime,"
+        f" {first['top1'] - last['top1']:+.2f} points of top-1 lost; {found['core_seconds']} core-seconds.",
+        "",
+        *_steps(found["steps"]),
+    ]
+
+
+def _distillation(found: Figures) -> list[str]:
+    rows = []
+    for row in found["rows"]:
+        taught, labels = row["teacher"], row["labels"]
+        gain = mean(taught["top1"]) - mean(labels["top1"])
+        for name, kind in (("with the teacher", taught), ("labels alone", labels)):
+            seeds = ", ".join(f"{value:.2f}" for value in kind["top1"])
+            is_taught = kind is taught
+            rows.append(
+                (
+                    f"{row['share']} ({row['samples']} images)",
+                    name,
+                    str(kind["epochs"]),
+                    seeds,
+                    f"{mean(kind['top1']):.2f}",
+                    f"{gain:+.2f}" if is_taught else "",
+                    str(kind["core_seconds"]),
+                )
+            )
+    return [
+        "## What a teacher is worth",
+        "",
+        f"ResNet-20 (top-1 {found['teacher']:.2f}) cut by {found['ratio']:g} and trained with equal core-seconds"
+        " (`python benchmarks/compress_students.py --data ../shared/data`):",
+        "",
+        *_table(("training data", "learns", "epochs", "top-1, three seeds", "mean", "gain", "core-seconds"), rows),
+    ]
+
+
+def _joint(found: Figures) -> list[str]:
+    rows = found["rows"]
+    targets = list(rows["unpruned"]["top1"])
+    table = [
+        (name, *(f"{row['top1'][target]:.2f}" for target in targets), str(row["core_seconds"]), f"`{row['command']}`")
+        for name, row in rows.items()
+    ]
+    return [
+        "## Cut, distilled and trained on the int8 grid, or not",
+        "",
+        f"ResNet-20, top-1 of the int8 files; the float network that came in has {rows['unpruned']['top1_float']:.2f}.",
+        "",
+        *_table(("recipe", *targets, "core-seconds", "command"), table),
+    ]
+
+
+def _speed(found: Figures) -> list[str]:
+    rows = [
+        (
+            row["network"],
+            row["target"],
+            row["precision"],
+            f"{row['macs_ratio']:.2f}x",
+            f"{row['speedup']:.2f}x",
+            f"{100 * row['speedup'] / row['macs_ratio']:.0f} %",
+        )
+        for row in found["rows"]
+    ]
+    return [
+        "## How much of what multiply-adds promise arrives",
+        "",
+        "A pruned file against the unpruned one of the same precision, interleaved; 60 % is wanted.",
+        "",
+        *_table(("network", "target", "precision", "fewer multiply-adds", "faster", "of the promise"), rows),
+    ]
+
+
+def _peers(found: Figures) -> list[str]:
+    rows = []
+    for name, row in found["rows"].items():
+        float_rows = [step for step in row["steps"] if step["step"] != "int8"]
+        rows.append(
+            (
+                name,
+                f"{row['steps'][-1]['macs'] / 1e6:.2f}",
+                f"{float_rows[-1]['top1']:.2f}",
+                f"{row['steps'][-1]['top1']:.2f}",
+                str(row["core_seconds"]),
+            )
+        )
+    return [
+        "## Beside torch-pruning",
+        "",
+        "ResNet-20 with projection shortcuts, cut to the same multiply-adds, then trained by the same command with the"
+        " same teacher, images and epochs. torch-pruning 1.6.1: GroupNormPruner, uniform ratio, widths in multiples"
+        " of 8.",
+        "",
+        *_table(("cut by", "multiply-adds, M", "top-1, float", "top-1, int8", "core-seconds"), rows),
+    ]
+
+
+_PARTS: Mapping[str, Callable[[Figures], list[str]]] = {
+    "baseline": _baseline,
+    "accuracy": _accuracy,
+    "small": _small,
+    "distillation": _distillation,
+    "joint": _joint,
+    "speed": _speed,
+    "peers": _peers,
+}
