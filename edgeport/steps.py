@@ -13,6 +13,7 @@ import msgspec
 
 from edgeport.devices import host
 from edgeport.errors import LoweringError
+from edgeport.formats.bounds import sentence, time_shares
 from edgeport.lowering import float_file
 from edgeport.store import digest
 from edgeport.types import Origin
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from edgeport.types import Metric
 
 SECONDS = 0.5  # of timing a file
+PROMISE = 0.6  # share of what fewer multiply-adds promise, below which the report says what holds the network back
+RUNS = 30  # inferences from which operator times are taken
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +88,38 @@ def steps(
         table = [_step(row, file, times, origin) for row, file in zip(rows, files[:-1], strict=True)]
         found[target.name] = [*table, _shipped(built[0], rows[-1], {metric.name: metric for metric in metrics}, times)]
     return found
+
+
+def shortfall(store: Store, target: TargetProfile, built: Built, rows: Sequence[Step]) -> str:
+    """Return why the float file gained less speed than its multiply-adds promise; empty where it kept the promise.
+
+    Args:
+        store: where the sentence lies, as operators' times differ from one look to the next.
+        target: whose runtime.
+        built: its files.
+        rows: its steps.
+    """
+    first, last = rows[0], rows[-2]
+    if first.latency_p50_ms is None or last.latency_p50_ms is None or last.macs == first.macs:
+        return ""
+    gained, promised = first.latency_p50_ms / last.latency_p50_ms, first.macs / last.macs
+    if gained >= PROMISE * promised:
+        return ""
+    floating = built[1]
+    key = digest("shortfall", floating.key, gained, promised, target.threads, [platform.machine(), platform.node()])
+    folder = store.get(key)
+    if folder is not None:
+        return (folder / "why.txt").read_text()
+    ran = host.profile((floating.artifact.path,), threads=target.threads, runs=RUNS)[0]
+    shares = time_shares(floating.costs, ran)
+    why = sentence(shares) if shares else "its runtime tells no times of operators"
+    said = (
+        f"with {promised:.2f}x fewer multiply-adds the float file is {gained:.2f}x faster ({last.origin}), less than"
+        f" {PROMISE:.0%} of that: {why}"
+    )
+    with store.put(key) as fresh:
+        (fresh / "why.txt").write_text(said)
+    return said
 
 
 def _files(

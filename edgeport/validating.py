@@ -41,7 +41,7 @@ class Validating:
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
-        from edgeport.steps import steps
+        from edgeport.steps import shortfall, steps
         from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
@@ -69,6 +69,10 @@ class Validating:
         finished = [(target, built[target.name], results[target.name].metrics) for target in targets]
         if rows := steps(self.store, self.chain, self.samples, self.progress, finished):
             figures["ablation"] = msgspec.to_builtins(rows)
+            for target in targets:
+                if why := shortfall(self.store, target, built[target.name], rows[target.name]):
+                    result = results[target.name]
+                    results[target.name] = replace(result, notes=(*result.notes, why))
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
