@@ -108,7 +108,7 @@ class Bench:
 
     def small(self) -> Figures:
         """Build an int8 file 16 times smaller and 4 times faster than the float file of the baseline."""
-        options = ("--weights", str(self.baseline_weights()), *SMALL, "--distill", "4", "--max-drop", "1")
+        options = ("--weights", str(self.baseline_weights()), *SMALL, "--distill", "3", "--max-drop", "1")
         learn = ("--train", self.recipe("train"))
         found = self.build(
             f"{self.data}/zoo.py:resnet56", ("--target", "cpu", *options, *learn, *self.judged()), name="small"
