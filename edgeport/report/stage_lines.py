@@ -8,6 +8,7 @@ from edgeport.report import units
 from edgeport.types import StageRecord
 
 SHOWN_REASONS = 4  # of what pruning left whole
+SHOWN_CLASSES = 12
 INDENT = " " * 12
 
 
@@ -30,7 +31,18 @@ def _trace_line(stage: StageRecord) -> str:
         return ", ".join(f"{name} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims, _ in stage.metrics[key])  # type: ignore[attr-defined]  # JSON rows
 
     fixed = "; takes batches of one only" if stage.metrics.get("dynamic_batch") is False else ""
-    return f"{units.count(_number(stage, 'parameters'))} parameters, {shape('inputs')} -> {shape('outputs')}{fixed}"
+    interface = f"{shape('inputs')} -> {shape('outputs')}"
+    return f"{units.count(_number(stage, 'parameters'))} parameters, {interface}{fixed}{_classes_line(stage)}"
+
+
+def _classes_line(stage: StageRecord) -> str:
+    """Return which classes the network was cut to, or nothing."""
+    cut = stage.metrics.get("classes")
+    if not isinstance(cut, dict):
+        return ""
+    names = [str(name) for name in cut["names"] or cut["kept"]]
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return f"\n{INDENT}{len(names)} of {cut['of']} classes: {', '.join(names[:SHOWN_CLASSES])}{more}"
 
 
 def _prune_line(stage: StageRecord) -> str:

@@ -90,7 +90,9 @@ class Chain:
         """Key of the network as it came in."""
         samples = self.data.calibrate or self.data.evaluate
         interface = [list(samples.shapes), list(samples.dtypes)]
-        return digest("trace", self.network.fingerprint, interface, package_versions(TRACE_PACKAGES), code_digest())
+        chosen = [asdict(self.data.classes)] if self.data.classes else []
+        packages = package_versions(TRACE_PACKAGES)
+        return digest("trace", self.network.fingerprint, interface, *chosen, packages, code_digest())
 
     @property
     def float_key(self) -> str:
@@ -130,10 +132,11 @@ class Chain:
     @cached_property
     def _teachers(self) -> tuple[Model, ...]:
         """What a student learns from."""
-        from edgeport.stages.trace import Trace
+        from edgeport.stages.narrow import traced_teachers
 
-        traced = tuple(Trace()(network, self._example)[0] for network in self._named_teachers)
-        return traced or (self.original(),)
+        figures = dict(self._traced[1].metrics)
+        named = traced_teachers(self._named_teachers, self._example, self.data.classes, figures)
+        return named or (self.original(),)
 
     def float_model(self) -> Model:
         """Return the float network that is the yardstick: not equalized."""
@@ -173,10 +176,10 @@ class Chain:
 
     @cached_property
     def _traced(self) -> tuple[Model, StageRecord]:
-        from edgeport.stages.trace import Trace
+        from edgeport.stages.narrow import traced
 
         start = time.perf_counter()
-        model, metrics = Trace()(self.network, self._example)
+        model, metrics = traced(self.network, self._example, self.data.classes)
         self._check_labels(model)
         return model, StageRecord(name="trace", options={}, seconds=time.perf_counter() - start, metrics=metrics)
 

@@ -14,8 +14,9 @@ from uuid import uuid4
 from edgeport.devices import agent_file
 from edgeport.errors import ConfigError
 from edgeport.manifest import manifest
+from edgeport.pruning.structure import merged
 from edgeport.stages.lower import BINDINGS
-from edgeport.stages.persistence import PACKED
+from edgeport.stages.persistence import PACKED, STRUCTURE
 from edgeport.store import copy_atomic, is_running, write_atomic
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
         for part in PACKED:
             if holders := [stage / part for stage in stage_folders if (stage / part).is_file()]:
                 copy_atomic(holders[-1], staging / part)
+                if part == STRUCTURE and len(holders) > 1:  # trace cut the classes, and prune the channels
+                    (staging / part).write_bytes(merged(holders[0].read_bytes(), holders[-1].read_bytes()))
         files = [file for file in staging.rglob("*") if file.is_file()]
         write_atomic(staging / MANIFEST, manifest(staging, files, facts))
         write_atomic(staging / REPORT, report.to_json())

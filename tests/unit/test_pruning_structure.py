@@ -66,6 +66,7 @@ def test_file_has_the_documented_form(tmp_path: Path) -> None:
             "expand": {"layers": ["expand", "depthwise"], "channels": 24, "kept": list(range(24))},
         },
         "removed": [],
+        "head": None,
     }
 
 
