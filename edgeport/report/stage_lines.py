@@ -104,6 +104,19 @@ def _distill_line(stage: StageRecord) -> str:
     )
 
 
+def _repair_line(stage: StageRecord) -> str:
+    names = stage.metrics["classes"]
+    if not isinstance(names, (list, tuple)) or not names:
+        return "nothing to repair: no class is rare in the training samples"
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return (
+        f"{_number(stage, 'offset'):+.2f} on the scores of {', '.join(map(str, names[:SHOWN_CLASSES]))}{more}, rare in"
+        f" the training samples; top-1 on {stage.metrics['tune_samples']} tune samples"
+        f" {_number(stage, 'tune_top1_before'):.2f} -> {_number(stage, 'tune_top1_after'):.2f} %, of these classes"
+        f" {_number(stage, 'tune_recall_before'):.2f} -> {_number(stage, 'tune_recall_after'):.2f} %"
+    )
+
+
 def _calibrate_line(stage: StageRecord) -> str:
     counted = stage.metrics.get("estimators")
     parts = [f"{count} {name}" for name, count in counted.items()] if isinstance(counted, dict) else []
@@ -182,6 +195,7 @@ _STAGES: Mapping[str, Callable[[StageRecord], str]] = {
     "prune": _prune_line,
     "sparsify": _sparsify_line,
     "distill": _distill_line,
+    "repair": _repair_line,
     "equalize": _equalize_line,
     "calibrate": _calibrate_line,
     "correct": _correct_line,

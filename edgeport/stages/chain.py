@@ -1,4 +1,4 @@
-"""The stages trace, prune, sparsify, distill, equalize, calibrate, correct: which a plan switches on, and their keys.
+"""The stages from trace to correct: which of them a plan switches on, and their keys.
 
 A stage's key covers everything before it, so a stored result is found without computing anything before it; a model is
 made (or restored) only when something needs it.
@@ -16,6 +16,7 @@ import numpy as np
 from edgeport.manifest import code_digest, package_versions
 from edgeport.stages.context import Context, Progress
 from edgeport.stages.persistence import check_stage, read_record, restore_stage, save_stage, tensor_versions
+from edgeport.stages.repair_bias import RepairBias, find_damage
 from edgeport.store import Store, digest
 from edgeport.types import Model, Precision, StageRecord
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from edgeport.stages.prune import Prune
     from edgeport.stages.sparsify import Sparsify
 
-    Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct | Finetune
+    Stage = Prune | Sparsify | Distill | RepairBias | Equalize | Calibrate | Correct | Finetune
 
 BYTES_A_WEIGHT: Mapping[Precision, int] = {"int8": 1, "dynamic_int8": 1, "float16": 2, "float32": 4}
 TRACE_PACKAGES = ("torch", "numpy")
@@ -180,7 +181,7 @@ class Chain:
 
         start = time.perf_counter()
         model, metrics = traced(self.network, self._example, self.data.classes)
-        self._check_labels(model)
+        self._check_data(model)
         return model, StageRecord(name="trace", options={}, seconds=time.perf_counter() - start, metrics=metrics)
 
     def _traced_record(self) -> StageRecord:
@@ -191,11 +192,14 @@ class Chain:
                 save_stage(fresh, model, record)
         return read_record(self._entry(self.trace_key))
 
-    def _check_labels(self, model: Model) -> None:
+    def _check_data(self, model: Model) -> None:
+        """Tell before hours of training what would be told after them."""
         if len(model.outputs) == 1 and len(model.outputs[0].shape) == 1:
             for samples in (self.data.evaluate, self.data.train):
                 if samples is not None and samples.has_labels:
                     samples.check_labels(model.outputs[0].shape[0])
+        if self.plan.repair_bias:
+            find_damage(model, self.data.train, self.data.tune)
 
     @cached_property
     def _steps(self) -> tuple[_Step, ...]:
@@ -209,6 +213,7 @@ class Chain:
 
         plan, train, calibrate = self.plan, self.data.train, self.data.calibrate
         lessons = [train.digest, *(network.fingerprint for network in self._named_teachers)] if train else []
+        lessons += [str(elsewhere)] if (elsewhere := self.data.classes_elsewhere) else []
         chosen: list[tuple[Stage, list[str]]] = []
         if plan.prune or plan.prune_blocks or plan.budget:
             prune = Prune(
@@ -233,6 +238,10 @@ class Chain:
                 keep_zeros=bool(plan.sparsity),
             )
             chosen.append((distill, lessons))
+        if plan.repair_bias and train is not None:
+            chosen.append(
+                (RepairBias(), [samples.digest for samples in (train, self.data.tune) if samples is not None])
+            )
         if calibrate is not None:
             uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
             auto, corrections = plan.corrections == "auto", plan.corrections
@@ -280,6 +289,7 @@ class Chain:
             calibrate=self.data.calibrate,
             train=self.data.train,
             tune=self.data.tune,
+            classes_elsewhere=self.data.classes_elsewhere,
             progress=self.progress,
         )
         versions = tensor_versions(before)

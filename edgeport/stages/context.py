@@ -66,6 +66,8 @@ class Context:
         calibrate: calibration samples.
         train: training samples.
         tune: samples on which choices are made; None: there are none.
+        classes_elsewhere: classes that labels or names of the build's data speak of, for training samples that have
+            neither; 0: none.
         progress: where to show progress.
     """
 
@@ -76,4 +78,5 @@ class Context:
     calibrate: Dataset | None = None
     train: Dataset | None = None
     tune: Dataset | None = None
+    classes_elsewhere: int = 0
     progress: Progress = field(default=SILENT)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeport.dataset import Classes, Dataset, check_overlap, choose_classes, of_classes, open_dataset
+from edgeport.dataset import (
+    Classes,
+    Dataset,
+    check_overlap,
+    choose_classes,
+    classes_spoken_of,
+    of_classes,
+    open_dataset,
+)
 from edgeport.dataset.synthetic import RandomSource
 from edgeport.errors import ConfigError
 from edgeport.store import Store, digest, write_atomic
@@ -39,6 +47,14 @@ class Data:
     notes: tuple[str, ...] = ()
     classes: Classes | None = None
     is_random: bool = False
+
+    @property
+    def classes_elsewhere(self) -> int:
+        """Classes that labels or names of other samples speak of, where training samples have neither; 0: none."""
+        if self.train is None or classes_spoken_of(self.train):
+            return 0
+        others = (samples for samples in (self.evaluate, self.calibrate, self.tune) if samples is not None)
+        return max(classes_spoken_of(samples) for samples in others)
 
     def digests(self) -> dict[str, dict[str, object]]:
         """Return use -> name, size and digest, for the manifest."""
