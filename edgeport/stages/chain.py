@@ -181,7 +181,9 @@ class Chain:
 
         start = time.perf_counter()
         model, metrics = traced(self.network, self._example, self.data.classes)
-        self._check_data(model)
+        self.data.check_labels(model)
+        if self.plan.repair_bias:  # what it lacks is told before hours of training
+            find_damage(model, self.data.train, self.data.tune)
         return model, StageRecord(name="trace", options={}, seconds=time.perf_counter() - start, metrics=metrics)
 
     def _traced_record(self) -> StageRecord:
@@ -191,15 +193,6 @@ class Chain:
             with self.store.put(self.trace_key) as fresh:
                 save_stage(fresh, model, record)
         return read_record(self._entry(self.trace_key))
-
-    def _check_data(self, model: Model) -> None:
-        """Tell before hours of training what would be told after them."""
-        if len(model.outputs) == 1 and len(model.outputs[0].shape) == 1:
-            for samples in (self.data.evaluate, self.data.train):
-                if samples is not None and samples.has_labels:
-                    samples.check_labels(model.outputs[0].shape[0])
-        if self.plan.repair_bias:
-            find_damage(model, self.data.train, self.data.tune)
 
     @cached_property
     def _steps(self) -> tuple[_Step, ...]:

@@ -24,6 +24,7 @@ from edgeport.store import Store, digest, write_atomic
 if TYPE_CHECKING:
     from edgeport.graph.network import Network
     from edgeport.plan import Plan
+    from edgeport.types import Model
 
 HELD_OUT = 5  # without --evaluate (--tune), every fifth calibration sample is kept for it
 RANDOM_SAMPLES = 64  # without data; enough to see a wrong conversion
@@ -55,6 +56,13 @@ class Data:
             return 0
         others = (samples for samples in (self.evaluate, self.calibrate, self.tune) if samples is not None)
         return max(classes_spoken_of(samples) for samples in others)
+
+    def check_labels(self, model: Model) -> None:
+        """Raise ConfigError unless every label is one of the network's classes, where it gives class scores."""
+        if len(model.outputs) == 1 and len(model.outputs[0].shape) == 1:
+            for samples in (self.evaluate, self.train):
+                if samples is not None and samples.has_labels:
+                    samples.check_labels(model.outputs[0].shape[0])
 
     def digests(self) -> dict[str, dict[str, object]]:
         """Return use -> name, size and digest, for the manifest."""
