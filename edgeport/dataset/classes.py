@@ -51,7 +51,7 @@ class Classes:
 
 
 def choose_classes(words: Sequence[str], data: Mapping[str, Dataset]) -> Classes:
-    """Return the classes that the words name: class names of the data, or else indices.
+    """Return the classes that the words name: class names of the data, or else indices (`2` may be a name too).
 
     Args:
         words: two or more.
@@ -107,15 +107,15 @@ def of_classes(samples: Dataset, classes: Classes, *, flag: str) -> Dataset:
         raise ConfigError(f"{flag}: {samples.where(first)} has label {int(labels[first])}; labels count from 0")
     own = samples.classes or classes.all_names
     wanted = [own.index(name) if name in own else -1 for name in classes.names] if own else classes.kept
-    renumbered = np.full(int(labels.max()) + 1, -1)
+    table = np.full(max(0, *wanted) + 1, -1)
     for new, label in enumerate(wanted):
-        if 0 <= label < len(renumbered):
-            renumbered[label] = new
-    places = np.flatnonzero(renumbered[labels] >= 0)
+        if label >= 0:
+            table[label] = new
+    places = np.flatnonzero(_renumbered(labels, table) >= 0)
     if not len(places):
         what = ", ".join(classes.names or map(str, classes.kept))
         raise ConfigError(f"{flag}: no sample of '{samples.name}' is of the classes {what}")
-    return Dataset(name=samples.name, source=_Cut(samples.subset(places.tolist()), renumbered, classes))
+    return Dataset(name=samples.name, source=_Cut(samples.subset(places.tolist()), table, classes))
 
 
 def classes_spoken_of(samples: Dataset) -> int:
@@ -126,13 +126,19 @@ def classes_spoken_of(samples: Dataset) -> int:
     return int(labels.max()) + 1
 
 
+def _renumbered(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return the new labels, -1 for other classes; `table`: new label of each old one, as far as there are any."""
+    inside = (labels >= 0) & (labels < len(table))
+    return np.where(inside, table[np.where(inside, labels, 0)], -1)
+
+
 class _Cut:
     """A view of another data set, as a source with labels and class names of its own."""
 
-    def __init__(self, samples: Dataset, renumbered: np.ndarray | None, classes: Classes) -> None:
-        """Take all of `samples`; `renumbered`: new label of each old one, (labels,) int64, or None without labels."""
+    def __init__(self, samples: Dataset, table: np.ndarray | None, classes: Classes) -> None:
+        """Take all of `samples`; `table`: as in `_renumbered`, or None without labels."""
         self.classes = classes.names
-        self._samples, self._renumbered, self._kept = samples, renumbered, classes.kept
+        self._samples, self._table, self._kept = samples, table, classes.kept
 
     @property
     def preprocess(self) -> Preprocess | None:
@@ -146,12 +152,12 @@ class _Cut:
     def labels(self) -> np.ndarray | None:
         """Return (n,) int64, or None."""
         labels = self._samples.labels()
-        return None if labels is None or self._renumbered is None else self._renumbered[labels]
+        return None if labels is None or self._table is None else _renumbered(labels, self._table)
 
     def digest(self) -> str:
         """Return a hash of the samples and of the choice, hex."""
         whole = hashlib.sha256(bytes.fromhex(self._samples.digest) + repr((self._kept, self.classes)).encode())
-        whole.update(b"" if self._renumbered is None else self._renumbered.astype("<i8").tobytes())
+        whole.update(b"" if self._table is None else self._table.astype("<i8").tobytes())
         return whole.hexdigest()
 
     def spec(self, index: int) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
@@ -171,10 +177,9 @@ class _Cut:
             yield replace(batch, labels=self._renumber(batch.labels))
 
     def _renumber(self, labels: np.ndarray | None) -> np.ndarray | None:
-        if labels is None or self._renumbered is None:
+        if labels is None or self._table is None:
             return None
-        inside = (labels >= 0) & (labels < len(self._renumbered))
-        new = np.where(inside, self._renumbered[np.where(inside, labels, 0)], -1)
+        new = _renumbered(labels, self._table)
         if (new < 0).any():
             raise ConfigError(
                 f"'{self._samples.name}' yields its samples in another order than in its first pass; --classes needs"
