@@ -60,7 +60,10 @@ class Bench:
         """Build into `work/name`; return the report with the command and the CPU seconds that it took."""
         output = self.work / name
         command = ["edgeport", "build", model, *options, "--output", str(output)]
-        shown = " ".join(command).replace(str(self.data), "../shared/data").replace(str(self.work), "WORK")
+        places = {str(self.data): "../shared/data", str(self.work): "WORK", str(self.arguments.baseline): "BASELINE"}
+        shown = " ".join(command)
+        for place, word in places.items():
+            shown = shown.replace(place, word)
         sys.stderr.write(f"{shown}\n")
         before = _cpu_seconds()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -31,6 +31,8 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     temperature: float | None = None,
     hard_labels: float | None = None,
     features: float | None = None,
+    classes: str | None = None,
+    repair_bias: bool | None = None,
     qat: int | None = None,
     precision: Literal["int8", "float16", "float32"] | None = None,
     max_drop: float | None = None,
@@ -70,6 +72,8 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
         temperature=temperature,
         hard_labels=hard_labels,
         features=features,
+        classes=classes,
+        repair_bias=repair_bias,
         qat=qat,
         precision=precision,
         max_drop=max_drop,
@@ -90,14 +94,14 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
 
 
 def load_pruned(factory: Callable[[], nn.Module] | nn.Module, directory: str | Path) -> nn.Module:
-    """Return the pruned network of an output folder: the factory's network, cut as `structure.json` says.
+    """Return the network of an output folder: the factory's network, cut as `structure.json` says.
 
     Args:
-        factory: makes the unpruned network, or the network itself.
-        directory: output folder of a build with `--prune`.
+        factory: makes the whole network, or the network itself.
+        directory: output folder of a build with `--prune` or `--classes`.
 
     Raises:
-        ConfigError: the folder holds no pruned network, or one of another factory.
+        ConfigError: the folder holds no cut network, or one of another factory.
     """
     from edgeport.pruning.structure import load_pruned as load
 

@@ -99,6 +99,13 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     features: Annotated[
         float | None, typer.Option(help="weight of attention maps in distillation (default: 0, outputs alone)")
     ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="of the network's classes, those to keep: names or indices, comma separated")
+    ] = None,
+    repair_bias: Annotated[
+        bool | None,
+        typer.Option("--repair-bias", help="after --distill: shift the scores of classes that --train lacks"),
+    ] = None,
     qat: Annotated[int | None, typer.Option(help="epochs of quantization-aware training of the int8 files")] = None,
     precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
     max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
@@ -158,6 +165,8 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             temperature=temperature,
             hard_labels=hard_labels,
             features=features,
+            classes=classes,
+            repair_bias=repair_bias,
             qat=qat,
             precision=precision,
             max_drop=max_drop,

@@ -47,6 +47,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         temperature: softens the answers of teacher and student, above 0.
         hard_labels: share of a student's loss that labels have, 0..1; 1: no teacher is asked.
         features: weight of the distance between attention maps in distillation, 0 or more.
+        classes: of the network's, those to keep: names or indices, comma separated.
+        repair_bias: shift the scores of classes that the training samples lack, after distillation.
         qat: epochs of quantization-aware training of the int8 files.
         precision: number format of the shipped file.
         max_drop: points of top-1 that may be lost.
@@ -77,6 +79,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     temperature: float | None = None
     hard_labels: float | None = None
     features: float | None = None
+    classes: str | None = None
+    repair_bias: bool | None = None
     qat: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
     max_drop: float | None = None
@@ -106,6 +110,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         corrections: `auto`, or the weight corrections to make, in order.
         prune: share of filters to cut, 0..1.
         teachers: networks that a student learns from; empty: the one that came in.
+        classes: those to keep, as they were written; empty: all.
         prune_blocks: residual blocks to leave out before that.
         sparsity: weights that become zero after that.
         budgets: what may be left of the network instead.
@@ -128,6 +133,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     hard_labels: float
     features: float
+    classes: tuple[str, ...]
+    repair_bias: bool
     qat: int
     precision: Precision
     max_drop: float | None
@@ -161,6 +168,7 @@ DEFAULTS = Options(
     temperature=4.0,
     hard_labels=0.1,
     features=0.0,
+    repair_bias=False,
     precision="int8",
     output="edgeport-out",
     seed=0,
@@ -216,10 +224,12 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         prune_blocks=pruning.blocks,
         sparsity=pruning.sparsity,
         distill=int(options.distill or 0),
-        teachers=tuple(name.strip() for name in (options.teacher or "").split(",") if name.strip()),
+        teachers=_words(options.teacher),
         temperature=_said(options.temperature),
         hard_labels=_said(options.hard_labels),
         features=_said(options.features),
+        classes=_words(options.classes),
+        repair_bias=bool(options.repair_bias),
         qat=int(options.qat or 0),
         precision=_precision(options),
         max_drop=options.max_drop,
@@ -264,6 +274,7 @@ def _read_config(config: str | None) -> Options:
 
 def _check(options: Options) -> None:
     has_data = options.calibrate is not None or options.evaluate is not None
+    classes = _words(options.classes)
     rules = {
         f"--distill {options.distill}: a number of epochs, 0 or more": (options.distill or 0) >= 0,
         f"--max-drop {options.max_drop}: points of top-1, 0 or more": (options.max_drop or 0) >= 0,
@@ -279,6 +290,14 @@ def _check(options: Options) -> None:
             options.teacher is None or bool(options.distill or options.qat)
         ),
         "--hard-labels 1 asks no teacher; drop --teacher": options.teacher is None or options.hard_labels != 1,
+        f"--classes {options.classes}: name two classes or more, comma separated": (
+            options.classes is None or len(classes) > 1
+        ),
+        f"--classes {options.classes}: a class is named twice": len(set(classes)) == len(classes),
+        "--repair-bias is for --distill; give a number of epochs": not options.repair_bias or bool(options.distill),
+        "--repair-bias does not go with --qat, whose training undoes it; drop one": not (
+            options.repair_bias and options.qat
+        ),
         "--qat needs --train DATA": not options.qat or options.train is not None,
         "--qat trains int8 files, which need --calibrate DATA and --precision int8": (
             not options.qat or (options.calibrate is not None and options.precision == "int8")
@@ -304,6 +323,11 @@ def _check(options: Options) -> None:
             raise ConfigError(message)
     if options.input is not None:
         parse_inputs(options.input)
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    """Return the words of a comma-separated list."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
 def _said(value: float | None) -> float:

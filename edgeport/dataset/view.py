@@ -118,6 +118,10 @@ class Dataset:
         """
         return self._source.sample_digests(self._indices)
 
+    def where(self, index: int) -> str:
+        """Return what to call a sample in an error; `index`: 0..len-1."""
+        return self._source.where(int(self._indices[index]))
+
     def check_labels(self, classes: int) -> None:
         """Raise ConfigError naming the first sample whose label is not in 0..classes-1."""
         labels = self.labels()
@@ -127,7 +131,7 @@ class Dataset:
         if bad.any():
             first = int(np.argmax(bad))
             raise ConfigError(
-                f"{self.name}: sample {first} ({self._source.where(int(self._indices[first]))}) has label"
+                f"{self.name}: sample {first} ({self.where(first)}) has label"
                 f" {int(labels[first])}, the network has {classes} classes (0..{classes - 1})"
             )
 

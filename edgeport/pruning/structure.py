@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeport.errors import ConfigError
+from edgeport.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +39,14 @@ class CutGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kept: tuple[int, ...]
 
 
+class CutHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The layer of the class scores: module path, how many classes it had, which stayed and in what order."""
+
+    layer: str
+    classes: int
+    kept: tuple[int, ...]
+
+
 class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of `structure.json`.
 
@@ -49,6 +57,8 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             were left whole are listed too.
         removed: provenance keys of the additions of residual blocks that were left out, before anything was cut.
         then: a further cut, of the network that this one leaves.
+        removed: provenance keys of the additions of residual blocks that were left out, before groups were cut.
+        head: how the network was cut to some classes, before everything else; None: it has all of them.
     """
 
     schema: int = 1
@@ -60,6 +70,8 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def followed_by(self, cuts: Sequence[Structure]) -> Structure:
         """Return this cut with others after it, in order."""
         return msgspec.structs.replace(self, then=cuts[0].followed_by(cuts[1:])) if cuts else self
+
+    head: CutHead | None = None
 
     def save(self, directory: Path) -> None:
         """Write `structure.json` into a folder."""
@@ -74,7 +86,7 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """
         path = Path(directory) / STRUCTURE
         if not path.is_file():
-            raise ConfigError(f"no {STRUCTURE} in '{directory}': a build writes it when it prunes")
+            raise ConfigError(f"no {STRUCTURE} in '{directory}': a build writes it when it prunes or cuts classes")
         try:
             structure = msgspec.json.decode(path.read_bytes(), type=cls)
         except msgspec.MsgspecError as error:
@@ -119,6 +131,10 @@ def apply_structure(module: GraphModule, example_inputs: Sequence[torch.Tensor],
     from edgeport.pruning.groups import find_groups
     from edgeport.pruning.surgery import prune_channels
 
+    if structure.head is not None:
+        module = _without_classes(module, example_inputs, structure.head)
+        if not structure.groups and not structure.removed:
+            return apply_structure(module, example_inputs, structure.then) if structure.then else module
     try:
         module = without_blocks(module, example_inputs, structure.removed) if structure.removed else module
     except ValueError as error:
@@ -142,8 +158,25 @@ def apply_structure(module: GraphModule, example_inputs: Sequence[torch.Tensor],
     return apply_structure(pruned, example_inputs, structure.then) if structure.then else pruned
 
 
+def _without_classes(module: GraphModule, example_inputs: Sequence[torch.Tensor], cut: CutHead) -> GraphModule:
+    from edgeport.graph.head import cut_head, find_head
+
+    try:
+        head = find_head(module, example_inputs, flag=STRUCTURE)
+    except StageError as error:
+        raise ConfigError(f"structure and network do not match: {error}") from error
+    if (head.layer, head.classes) != (cut.layer, cut.classes):
+        raise ConfigError(
+            f"structure and network do not match at '{cut.layer}': it gave {cut.classes} class scores, but the network"
+            f" has {head.classes} from '{head.layer}'"
+        )
+    if not all(0 <= index < head.classes for index in cut.kept):
+        raise ConfigError(f"{STRUCTURE}: head: kept must be classes below {head.classes}, not {list(cut.kept)}")
+    return cut_head(module, head, cut.kept)
+
+
 def load_pruned(factory: Callable[[], object] | torch.nn.Module, directory: Path | str) -> torch.nn.Module:
-    """Rebuild a pruned network from its factory and the folder a build wrote.
+    """Rebuild a pruned network, or one cut to some classes, from its factory and the folder a build wrote.
 
     Args:
         factory: what was built: a callable that returns the whole network (or the network and example inputs), or the
@@ -151,7 +184,7 @@ def load_pruned(factory: Callable[[], object] | torch.nn.Module, directory: Path
         directory: holds `structure.json` and `model.safetensors`.
 
     Returns:
-        The pruned network with its trained weights and inference behaviour; it can be called, fine-tuned and exported.
+        The smaller network with its trained weights and inference behaviour; it can be called, fine-tuned and exported.
 
     Raises:
         ConfigError: a file is missing or damaged, or does not fit the network.

@@ -113,7 +113,8 @@ class Chooser:
         total = len(self.samples)
         outer = [sample for sample in outermost_samples(observers.values(), OUTER_SAMPLES) if sample < total]
         others = [sample for sample in range(total) if sample not in set(outer)]
-        even = [others[place] for place in np.unique(np.linspace(0, len(others) - 1, EVEN_SAMPLES).astype(int))]
+        places = np.unique(np.linspace(0, len(others) - 1, EVEN_SAMPLES).astype(int)) if others else ()
+        even = [others[place] for place in places]
         for chosen, represented in ((outer, len(outer)), (even, len(others))):
             share = represented / (total * max(1, len(chosen)))
             for batch in self.samples.subset(chosen).batches(self.batch_size) if chosen else ():

@@ -8,6 +8,7 @@ from edgeport.report import units
 from edgeport.types import StageRecord
 
 SHOWN_REASONS = 4  # of what pruning left whole
+SHOWN_CLASSES = 12
 INDENT = " " * 12
 
 
@@ -30,7 +31,18 @@ def _trace_line(stage: StageRecord) -> str:
         return ", ".join(f"{name} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims, _ in stage.metrics[key])  # type: ignore[attr-defined]  # JSON rows
 
     fixed = "; takes batches of one only" if stage.metrics.get("dynamic_batch") is False else ""
-    return f"{units.count(_number(stage, 'parameters'))} parameters, {shape('inputs')} -> {shape('outputs')}{fixed}"
+    interface = f"{shape('inputs')} -> {shape('outputs')}"
+    return f"{units.count(_number(stage, 'parameters'))} parameters, {interface}{fixed}{_classes_line(stage)}"
+
+
+def _classes_line(stage: StageRecord) -> str:
+    """Return which classes the network was cut to, or nothing."""
+    cut = stage.metrics.get("classes")
+    if not isinstance(cut, dict):
+        return ""
+    names = [str(name) for name in cut["names"] or cut["kept"]]
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return f"\n{INDENT}{len(names)} of {cut['of']} classes: {', '.join(names[:SHOWN_CLASSES])}{more}"
 
 
 def _prune_line(stage: StageRecord) -> str:
@@ -95,6 +107,19 @@ def _distill_line(stage: StageRecord) -> str:
     if why := stage.metrics.get("diverged"):
         line += f"\n{INDENT}STOPPED: {why}\n{INDENT}the weights after epoch {epochs} were kept"
     return line
+
+
+def _repair_line(stage: StageRecord) -> str:
+    names = stage.metrics["classes"]
+    if not isinstance(names, (list, tuple)) or not names:
+        return "nothing to repair: no class is rare in the training samples"
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return (
+        f"{_number(stage, 'offset'):+.2f} on the scores of {', '.join(map(str, names[:SHOWN_CLASSES]))}{more}, rare in"
+        f" the training samples; top-1 on {stage.metrics['tune_samples']} tune samples"
+        f" {_number(stage, 'tune_top1_before'):.2f} -> {_number(stage, 'tune_top1_after'):.2f} %, of these classes"
+        f" {_number(stage, 'tune_recall_before'):.2f} -> {_number(stage, 'tune_recall_after'):.2f} %"
+    )
 
 
 def _calibrate_line(stage: StageRecord) -> str:
@@ -175,6 +200,7 @@ _STAGES: Mapping[str, Callable[[StageRecord], str]] = {
     "prune": _prune_line,
     "sparsify": _sparsify_line,
     "distill": _distill_line,
+    "repair": _repair_line,
     "equalize": _equalize_line,
     "calibrate": _calibrate_line,
     "correct": _correct_line,

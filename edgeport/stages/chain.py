@@ -16,6 +16,7 @@ import numpy as np
 from edgeport.manifest import code_digest, package_versions
 from edgeport.stages.context import Context, Progress
 from edgeport.stages.persistence import check_stage, read_record, restore_stage, save_stage, tensor_versions
+from edgeport.stages.repair_bias import find_damage
 from edgeport.stages.sequence import sequence
 from edgeport.store import Store, digest
 from edgeport.types import Model, StageRecord
@@ -95,7 +96,9 @@ class Chain:
         """Key of the network as it came in."""
         samples = self.data.calibrate or self.data.evaluate
         interface = [list(samples.shapes), list(samples.dtypes)]
-        return digest("trace", self.network.fingerprint, interface, package_versions(TRACE_PACKAGES), code_digest())
+        chosen = [asdict(self.data.classes)] if self.data.classes else []
+        packages = package_versions(TRACE_PACKAGES)
+        return digest("trace", self.network.fingerprint, interface, *chosen, packages, code_digest())
 
     @property
     def float_key(self) -> str:
@@ -135,10 +138,11 @@ class Chain:
     @cached_property
     def _teachers(self) -> tuple[Model, ...]:
         """What a student learns from."""
-        from edgeport.stages.trace import Trace
+        from edgeport.stages.narrow import traced_teachers
 
-        traced = tuple(Trace()(network, self._example)[0] for network in self._named_teachers)
-        return traced or (self.original(),)
+        figures = dict(self._traced[1].metrics)
+        named = traced_teachers(self._named_teachers, self._example, self.data.classes, figures)
+        return named or (self.original(),)
 
     def float_model(self) -> Model:
         """Return the float network that is the yardstick: not equalized."""
@@ -178,11 +182,13 @@ class Chain:
 
     @cached_property
     def _traced(self) -> tuple[Model, StageRecord]:
-        from edgeport.stages.trace import Trace
+        from edgeport.stages.narrow import traced
 
         start = time.perf_counter()
-        model, metrics = Trace()(self.network, self._example)
-        self._check_labels(model)
+        model, metrics = traced(self.network, self._example, self.data.classes)
+        self.data.check_labels(model)
+        if self.plan.repair_bias:  # what it lacks is told before hours of training
+            find_damage(model, self.data.train, self.data.tune)
         return model, StageRecord(name="trace", options={}, seconds=time.perf_counter() - start, metrics=metrics)
 
     def _traced_record(self) -> StageRecord:
@@ -192,12 +198,6 @@ class Chain:
             with self.store.put(self.trace_key) as fresh:
                 save_stage(fresh, model, record)
         return read_record(self._entry(self.trace_key))
-
-    def _check_labels(self, model: Model) -> None:
-        if len(model.outputs) == 1 and len(model.outputs[0].shape) == 1:
-            for samples in (self.data.evaluate, self.data.train):
-                if samples is not None and samples.has_labels:
-                    samples.check_labels(model.outputs[0].shape[0])
 
     @cached_property
     def _steps(self) -> tuple[_Step, ...]:
@@ -232,6 +232,7 @@ class Chain:
             tune=self.data.tune,
             original=self.original() if step.stage.name == "prune" else None,
             latency=self.latency,
+            classes_elsewhere=self.data.classes_elsewhere,
             progress=self.progress,
         )
         versions = tensor_versions(before)

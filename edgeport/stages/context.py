@@ -68,6 +68,8 @@ class Context:
         tune: samples on which choices are made; None: there are none.
         original: the float network as it came in, which shares of a budget are of; None: the one that a stage is given.
         latency: returns a network's latency as a share of `original`'s, the worst of all targets; None: not known.
+        classes_elsewhere: classes that labels or names of the build's data speak of, for training samples that have
+            neither; 0: none.
         progress: where to show progress.
     """
 
@@ -80,4 +82,5 @@ class Context:
     tune: Dataset | None = None
     original: Model | None = None
     latency: Callable[[Model], float] | None = None
+    classes_elsewhere: int = 0
     progress: Progress = field(default=SILENT)

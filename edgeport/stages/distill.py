@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeport.types import Model
 
 
+LEAST_SHARE = 0.9  # of the classes: labels of a few hundred samples of 1000 classes seldom show the last one
 CHECKPOINT = "{}.safetensors"  # in the stage's scratch folder
 
 
@@ -25,8 +26,9 @@ CHECKPOINT = "{}.safetensors"  # in the stage's scratch folder
 class Distill:
     """Train the student against the traced teachers.
 
-    One output of class scores, (classes,), with labels or class names in the training data: softened divergence plus
-    cross-entropy (`ClassObjective`). Any other network: relative squared error of every output (`ValueObjective`).
+    One output of class scores, (classes,), with labels or class names in the training data or, for as many classes, in
+    another data set of the build: softened divergence plus cross-entropy where there are labels (`ClassObjective`). Any
+    other network: relative squared error of every output (`ValueObjective`).
     SGD with Nesterov momentum 0.9 and a one-cycle learning rate.
 
     Attributes:
@@ -78,7 +80,7 @@ class Distill:
 
         from edgeport.training.modes import with_tensors
 
-        on_outputs = objective(model, data, temperature=self.temperature, hard_labels=self.hard_labels)
+        on_outputs = objective(model, context, temperature=self.temperature, hard_labels=self.hard_labels)
         chosen: Objective = on_outputs
         networks = (*(teacher.module for teacher in teachers), model.module)
         if self.features:
@@ -148,9 +150,9 @@ def checked_data(flag: str, model: Model, context: Context) -> Dataset:
 
 
 def objective(
-    model: Model, data: Dataset, *, temperature: float, hard_labels: float
+    model: Model, context: Context, *, temperature: float, hard_labels: float
 ) -> ClassObjective | ValueObjective:
-    """Return what a student of this network learns from these samples (see `Distill`).
+    """Return what a student of this network learns from the training samples (see `Distill`).
 
     Raises:
         ConfigError: labels alone are to be learned from, and there are none.
@@ -158,12 +160,16 @@ def objective(
     from edgeport.training.losses import ClassObjective, ValueObjective
     from edgeport.training.modes import ends_in_softmax
 
+    data = context.train
+    if data is None:
+        raise ValueError("context has no training samples")
     if hard_labels == 1 and not data.has_labels:
         raise ConfigError("--hard-labels 1 learns from labels alone, and the samples of --train have none")
     if hard_labels == 1 and not _is_class_scores(model):
         raise ConfigError("--hard-labels 1 learns from class labels, and the network does not give class scores")
 
-    if _is_class_scores(model) and (data.has_labels or data.classes):
+    is_told = data.has_labels or bool(data.classes)
+    if _is_class_scores(model) and (is_told or _are_as_many(context.classes_elsewhere, model.outputs[0].shape[0])):
         return ClassObjective(
             temperature=temperature, hard_labels=hard_labels, are_probabilities=ends_in_softmax(model.module)
         )
@@ -266,6 +272,11 @@ def check_teachers(model: Model, teachers: Sequence[Model], name: str) -> None:
 def _is_class_scores(model: Model) -> bool:
     """Whether the network returns one vector a sample, of two values or more."""
     return len(model.outputs) == 1 and len(model.outputs[0].shape) == 1 and model.outputs[0].shape[0] >= 2
+
+
+def _are_as_many(classes: int, scores: int) -> bool:
+    """Whether labels or names that speak of so many classes are of these scores: as many, or nearly."""
+    return LEAST_SHARE * scores < classes <= scores
 
 
 def _shown(shapes: Sequence[tuple[int, ...]]) -> str:

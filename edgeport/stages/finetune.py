@@ -69,7 +69,7 @@ class Finetune:
         if not list(student.parameters()):
             raise StageError("finetune: no layer of this network is quantized, so nothing can be trained; drop --qat")
         recipe = Recipe(
-            objective=objective(model, data, temperature=self.temperature, hard_labels=self.hard_labels),
+            objective=objective(model, context, temperature=self.temperature, hard_labels=self.hard_labels),
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

@@ -113,6 +113,7 @@ _RESTORERS: Mapping[str, Callable[[Model, Path], Model]] = {
     "prune": _restore_pruned,
     "sparsify": _restore_trained,
     "distill": _restore_trained,
+    "repair": _restore_trained,
     "equalize": _restore_equalized,
     "calibrate": _restore_calibrated,
     "correct": _restore_corrected,

@@ -10,6 +10,7 @@ from edgeport.stages.distill import Distill
 from edgeport.stages.equalize import Equalize
 from edgeport.stages.finetune import Finetune
 from edgeport.stages.prune import Prune
+from edgeport.stages.repair_bias import RepairBias
 from edgeport.stages.sparsify import Sparsify
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgeport.stages.data import Data
     from edgeport.types import Precision
 
-Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct | Finetune
+Stage = Prune | Sparsify | Distill | RepairBias | Equalize | Calibrate | Correct | Finetune
 Chosen = tuple[Stage, list[str]]  # a stage, and digests of what it depends on besides the network and its options
 
 BYTES_A_WEIGHT: Mapping[Precision, int] = {"int8": 1, "dynamic_int8": 1, "float16": 2, "float32": 4}
@@ -37,6 +38,7 @@ def sequence(plan: Plan, data: Data, *, teachers: Sequence[str] = (), runtimes: 
         runtimes: names what latency is measured on.
     """
     lessons = [*_digests(data.train), *teachers]
+    lessons += [str(data.classes_elsewhere)] if data.classes_elsewhere else []
     return [*_smaller(plan, data, lessons, runtimes), *_integers(plan, data, lessons)]
 
 
@@ -60,6 +62,8 @@ def _smaller(plan: Plan, data: Data, lessons: list[str], runtimes: str) -> list[
                 keep_zeros=bool(plan.sparsity) and left == 1,
             )
             chosen.append((distill, lessons))
+    if plan.repair_bias and data.train is not None:
+        chosen.append((RepairBias(), _digests(data.train, data.tune)))
     return chosen
 
 

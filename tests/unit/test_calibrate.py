@@ -150,6 +150,15 @@ def test_constant_pictures_are_calibrated(tmp_path: Path, model: Model, value: f
     assert ("/x" in figures["always_zero"]) == (value == 0.0)  # type: ignore[operator]  # a list
 
 
+def test_few_samples_that_all_hold_extremes_are_enough(tmp_path: Path) -> None:
+    linear = nn.Linear(2, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(2))
+    x = np.array([[-3, 0], [3, 0], [0, -3], [0, 3]], np.float32)  # each is outermost in something
+    calibration, _ = calibrated(tmp_path, traced(linear, torch.ones(1, 2)), x, tune=x / 2)
+    assert has_sound_scales(calibration)
+
+
 def test_one_sample_is_enough(tmp_path: Path, model: Model) -> None:
     calibration, figures = calibrated(tmp_path, model, noise(1))
     assert figures["samples"] == 1

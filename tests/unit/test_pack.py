@@ -11,6 +11,7 @@ import pytest
 
 from edgeport.devices import agent_file
 from edgeport.errors import ConfigError
+from edgeport.pruning.structure import CutGroup, CutHead, InputShape, Structure
 from edgeport.report.report import Report, read_report
 from edgeport.stages.lower import Lowered
 from edgeport.stages.pack import artifact_name, check_output, pack
@@ -92,6 +93,21 @@ def test_layout(tmp_path: Path, built: dict[str, tuple[Lowered, Lowered]], stage
     }
     assert (out / "arm64" / "benchmark.py").read_bytes() == agent_file().read_bytes()
     assert read_report(out) == made
+
+
+def test_structure_of_a_cut_head_and_of_cut_channels_are_one(
+    tmp_path: Path, built: dict[str, tuple[Lowered, Lowered]], stages: list[Path]
+) -> None:
+    head = CutHead(layer="linear", classes=10, kept=(3, 5))
+    group = CutGroup(layers=("conv",), channels=4, kept=(0, 2))
+    inputs = (InputShape(name="x", shape=(3, 8, 8), dtype="float32"),)
+    Structure(inputs=inputs, head=head).save(stages[0])
+    pack(tmp_path, built, stages[:1], classes=(), facts={}, report=report("intel", "arm64"))
+    assert Structure.load(tmp_path) == Structure(inputs=inputs, head=head)
+    Structure(inputs=inputs, groups={"conv": group}).save(stages[1])
+    pack(tmp_path, built, stages, classes=(), facts={}, report=report("intel", "arm64"))
+    cut = Structure(inputs=inputs, groups={"conv": group})
+    assert Structure.load(tmp_path) == Structure(inputs=inputs, head=head, then=cut)
 
 
 def test_manifest_lists_every_file_with_its_digest(

@@ -61,6 +61,8 @@ def test_every_default_is_a_value() -> None:
         "temperature": 4.0,
         "hard_labels": 0.1,
         "features": 0.0,
+        "classes": (),
+        "repair_bias": False,
         "qat": 0,
         "precision": "int8",
         "max_drop": None,
@@ -114,6 +116,13 @@ def test_corrections_are_named_one_by_one(said: str, expected: object) -> None:
     assert resolve(options(correction=said)).corrections == expected
     config(f'correction = "{said}"\n')
     assert resolve(options()).corrections == expected
+
+
+def test_classes_are_words() -> None:
+    assert resolve(options(classes="cat, 5 ,dog")).classes == ("cat", "5", "dog")
+    config('classes = "1,2"\ndistill = 1\ntrain = "t.npz"\nrepair-bias = true\n')
+    plan = resolve(options())
+    assert (plan.classes, plan.repair_bias) == (("1", "2"), True)
 
 
 @pytest.mark.parametrize("method", ["auto", "minmax", "percentile", "entropy", "mse"])
@@ -210,6 +219,14 @@ def test_int8_without_calibration_is_of_weights_alone(said: dict[str, object], e
         ({"distill": 2}, "--distill needs --train DATA"),
         ({"max_drop": -0.5}, "--max-drop -0.5: points of top-1, 0 or more"),
         ({"max_drop": float("nan")}, "--max-drop nan: points of top-1, 0 or more"),
+        ({"classes": "3"}, "--classes 3: name two classes or more, comma separated"),
+        ({"classes": ""}, "--classes : name two classes or more, comma separated"),
+        ({"classes": "3, 5,3"}, "--classes 3, 5,3: a class is named twice"),
+        ({"repair_bias": True}, "--repair-bias is for --distill; give a number of epochs"),
+        (
+            {"repair_bias": True, "distill": 1, "qat": 1, "train": "t.npz"},
+            "--repair-bias does not go with --qat, whose training undoes it; drop one",
+        ),
         ({"threads": 0}, "--threads 0: 1 or more"),
         ({"threads": -2}, "--threads -2: 1 or more"),
         ({"seed": -1}, "--seed -1: 0 or more, below 2^63"),

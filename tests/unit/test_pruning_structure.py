@@ -67,6 +67,7 @@ def test_file_has_the_documented_form(tmp_path: Path) -> None:
         },
         "removed": [],
         "then": None,
+        "head": None,
     }
 
 
