@@ -52,10 +52,12 @@ def pack_stages(folders: Sequence[Path], out: Path) -> None:
     from edgeport.pruning.structure import Structure
 
     for part in PACKED:
-        if part != STRUCTURE and (holders := [folder / part for folder in folders if (folder / part).is_file()]):
-            copy_atomic(holders[-1], out / part)
-    if cuts := [Structure.load(folder) for folder in folders if (folder / STRUCTURE).is_file()]:
-        cuts[0].followed_by(cuts[1:]).save(out)
+        holders = [folder for folder in folders if (folder / part).is_file()]
+        if part == STRUCTURE and len(holders) > 1:
+            first, *others = map(Structure.load, holders)
+            first.followed_by(others).save(out)
+        elif holders:
+            copy_atomic(holders[-1] / part, out / part)
 
 
 def read_record(folder: Path) -> StageRecord:
