@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from edgeport.graph.network import Network
     from edgeport.plan import Plan
-    from edgeport.quant.affine import WeightBits
     from edgeport.stages.calibrate import Calibrate
     from edgeport.stages.correct import Correct
     from edgeport.stages.data import Data
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from edgeport.stages.finetune import Finetune
     from edgeport.stages.prune import Prune
     from edgeport.stages.sparsify import Sparsify
+    from edgeport.types import WeightBits
 
     Stage = Prune | Sparsify | Distill | Equalize | Calibrate | Correct | Finetune
 
@@ -233,7 +233,9 @@ class Chain:
         if calibrate is not None:
             uses = [samples.digest for samples in (calibrate, self.data.tune) if samples is not None]
             auto, corrections = plan.corrections == "auto", plan.corrections
-            bits: tuple[WeightBits, ...] = tuple(sorted({target.int8.weight_bits for target in plan.targets}))
+            bits: tuple[WeightBits, ...] = tuple(
+                sorted({plan.weight_bits or target.int8.weight_bits for target in plan.targets})
+            )
             if auto or "equalize" in corrections:
                 chosen.append((Equalize(mode="auto" if auto else "always", weight_bits=bits[0]), uses))
             chosen.append((Calibrate(method=plan.calibration), uses))

@@ -14,9 +14,8 @@ from edgeport.quant.sequential import Corrected, Methods, correct_layers
 from edgeport.quant.trial import Distance, Trial, first_batches, trial_samples
 
 if TYPE_CHECKING:
-    from edgeport.quant.affine import WeightBits
     from edgeport.stages.context import Context
-    from edgeport.types import Model
+    from edgeport.types import Model, WeightBits
 
 Method = Literal["bias", "adaround"]
 METHODS: tuple[Method, ...] = ("bias", "adaround")

@@ -13,11 +13,12 @@ from lowering_case import float_graph, samples
 
 from edgeport.backends import NAMES, backend
 from edgeport.graph.float_graph import FloatGraph
-from edgeport.profile import Int8Scheme, TargetProfile
-from edgeport.quant.affine import WeightBits, symmetric_weight
+from edgeport.profile import TargetProfile
+from edgeport.quant.affine import symmetric_weight
 from edgeport.quant.corrections import LayerWeights, correctable_layers
 from edgeport.quant.scheme import Scheme
 from edgeport.quant.sequential import Methods, correct_layers
+from edgeport.types import WeightBits
 
 NETWORK = "residual"  # plain, strided, depthwise and grouped convolutions, and a linear layer
 
@@ -102,9 +103,9 @@ READERS = {"onnxruntime": onnx_constants, "openvino": openvino_constants, "tflit
 
 def lowered(runtime: str, graph: FloatGraph, bits: WeightBits, folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
     module = backend(runtime)
-    profile = TargetProfile(name="test", description="", backend=runtime, isa="any", int8=Int8Scheme(weight_bits=bits))
+    profile = TargetProfile(name="test", description="", backend=runtime, isa="any")
     floating = module.lower_float(graph, profile, folder / f"model-float{module.suffix}")
-    made = module.lower_int8(graph, Scheme.of(profile), floating, folder / f"model{module.suffix}")
+    made = module.lower_int8(graph, Scheme.of(profile, bits), floating, folder / f"model{module.suffix}")
     return floating.path, made.path, made.notes
 
 

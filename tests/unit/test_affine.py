@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edgeport.quant.affine import BIAS_LIMIT, WeightBits, asymmetric, integer_bias, symmetric_weight
+from edgeport.quant.affine import BIAS_LIMIT, asymmetric, integer_bias, symmetric_weight
+from edgeport.types import WeightBits
 
 ENDS = st.floats(-1e6, 1e6, width=32)
 WEIGHTS = arrays.arrays(

@@ -13,8 +13,8 @@ from torch import nn
 from edgeport.errors import ConfigError, StageError
 from edgeport.graph.canonical import canonicalize
 from edgeport.quant.corrections import with_layers
-from edgeport.quant.layers import weight_of
-from edgeport.quant.simulate import Simulator, weighted_nodes
+from edgeport.quant.layers import weight_of, weighted_nodes
+from edgeport.quant.simulate import Simulator
 from edgeport.quant.straight_through import int8_student, round_activation, round_weight, trained_layers
 from edgeport.stages.calibrate import Calibrate
 from edgeport.stages.context import Context
@@ -60,9 +60,9 @@ def ranges_of(model: Model) -> dict[str, tuple[float, float]]:
 
 
 def test_weights_are_rounded_per_channel_and_gradients_pass() -> None:
-    weight = torch.tensor([[3.0, 1.2, -0.4], [0.3, 0.0, -0.3]], requires_grad=True)
-    rounded = round_weight(weight, 3)  # steps of 1.0 and of 0.1
-    assert torch.allclose(rounded, torch.tensor([[3.0, 1.0, 0.0], [0.3, 0.0, -0.3]]))
+    weight = torch.tensor([[63.0, 1.2, -0.4], [6.3, 0.12, -6.3]], requires_grad=True)
+    rounded = round_weight(weight, 7)  # steps of 1.0 and of 0.1
+    assert torch.allclose(rounded, torch.tensor([[63.0, 1.0, 0.0], [6.3, 0.1, -6.3]]))
     rounded.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
     assert torch.equal(weight.grad, torch.ones(2, 3))  # type: ignore[arg-type]  # there is one
 
