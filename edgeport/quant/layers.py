@@ -118,7 +118,7 @@ def integer_weight(
 
 
 def on_grid(weight: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return a weight as its integers stand for it, the largest of each channel as it was where it was not clipped.
+    """Return a weight as its integers stand for it, the largest of each channel as it was.
 
     So a backend finds the same scale, and from it the same integers.
 
@@ -129,8 +129,7 @@ def on_grid(weight: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor) 
     """
     rows = weight.reshape(len(weight), -1).abs()
     is_peak = (rows == rows.amax(1, keepdim=True)).reshape(weight.shape)
-    real = real_weight(integers, scales)
-    return torch.where(is_peak & torch.isclose(real, weight, rtol=1e-6, atol=0.0), weight, real)
+    return torch.where(is_peak, weight, real_weight(integers, scales))
 
 
 def real_weight(integers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

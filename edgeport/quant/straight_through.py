@@ -32,7 +32,7 @@ from edgeport.quant.layers import (
     weighted_nodes,
 )
 from edgeport.quant.simulate import rounded_activations
-from edgeport.quant.weight_grid import LARGEST, PACKED_BITS, SMALLEST_SCALE, channel_scales, target_steps
+from edgeport.quant.weight_grid import LARGEST, SMALLEST_SCALE, channel_scales, target_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def round_weight(weight: torch.Tensor, bits: WeightBits) -> torch.Tensor:
 
 def nearest(weight: torch.Tensor, bits: WeightBits) -> torch.Tensor:
     """Return the nearest weight, `(out, ...)`, that integers of so many bits stand for, one scale an output channel."""
-    if bits > PACKED_BITS:
+    if bits > 2:
         peaks = weight.reshape(len(weight), -1).abs().amax(1)
         step = (peaks / LARGEST[bits]).clamp(min=SMALLEST_SCALE).reshape(-1, *[1] * (weight.dim() - 1))
         return torch.round(weight / step) * step
@@ -121,7 +121,7 @@ def trained_layers(
         weight, bias = student[f"{node.name}_weight"].contiguous(), student.get(f"{node.name}_bias")
         scale = asymmetric(*ranges[keys[str(node.args[0])]]).scale  # a node: the layer is tuned
         found = integer_weight(weight, own[key], bias=None if bias is None else bias.numpy(), input_scale=scale)
-        if own[key] > PACKED_BITS:
+        if own[key] > 2:
             scales = torch.from_numpy(found.scales)
             steps = torch.round(weight / scales.reshape(-1, *[1] * (weight.dim() - 1)))
             real = on_grid(weight, steps, scales)

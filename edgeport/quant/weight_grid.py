@@ -1,7 +1,9 @@
 """Which integers weights may become with a number of bits, and the scale a channel that fits them.
 
-8 and 7 bits: the largest weight is the largest integer. 4 bits: the scale with the least squared error, which may clip
-the largest weights; of sixteen steps, an outlier would cost the others too much. 2 bits: ternary. 1 bit: binary.
+8, 7 and 4 bits: the largest weight is the largest integer. 2 bits: ternary. 1 bit: binary.
+
+With 4 bits, scales of least squared error, which clip the largest weights, were measured and rejected: error of the
+outputs of ResNet-20 0.040 instead of 0.013 rounded to nearest, 0.0035 instead of 0.0043 with AdaRound (512 images).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 LARGEST: Mapping[WeightBits, int] = {8: 127, 7: 63, 4: 7, 2: 1, 1: 1}  # integers reach from -LARGEST to LARGEST
 PACKED_BITS = 4  # weights of at most so many bits lie two to a byte where a file format has that
 SMALLEST_SCALE = 2.0**-100  # products of two such scales with float32 activations stay clear of float32 denormals' end
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # shares of the largest weight that 4 bits may end at
 TERNARY_THRESHOLD = 0.7  # of the mean magnitude (Li et al., "Ternary Weight Networks", 2016, equation 6)
 
 
@@ -47,8 +48,7 @@ def channel_scales(rows: NDArray[Any], bits: WeightBits) -> NDArray[np.float32]:
     elif bits == 1:
         scales = _mean(magnitudes, magnitudes > 0)
     else:
-        peaks = magnitudes.max(axis=1)
-        scales = (_clipped(magnitudes, peaks, LARGEST[bits]) if bits == PACKED_BITS else peaks) / LARGEST[bits]
+        scales = magnitudes.max(axis=1) / LARGEST[bits]
     return np.maximum(scales.astype(np.float32), np.float32(SMALLEST_SCALE))
 
 
@@ -62,9 +62,7 @@ def target_steps(rows: NDArray[Any], scales: NDArray[np.float32], bits: WeightBi
     exact = rows.astype(np.float64)
     if bits > 2:
         steps: NDArray[np.float64] = exact / scales.astype(np.float64)[:, None]
-        end = LARGEST[bits] if bits == PACKED_BITS else np.inf
-        clipped: NDArray[np.float64] = np.clip(steps, -end, end)
-        return clipped
+        return steps
     magnitudes = np.abs(exact)
     least = _threshold(magnitudes) if bits == 2 else 0.0
     own = channel_scales(rows, bits).astype(np.float64)[:, None]
@@ -78,15 +76,5 @@ def _threshold(magnitudes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _mean(magnitudes: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return each channel's mean of the chosen magnitudes: Li et al. 2016, equation 5; Rastegari et al. 2016, 6."""
-    total: NDArray[np.float64] = (magnitudes * chosen).sum(axis=1)
-    return total / np.maximum(chosen.sum(axis=1), 1)
-
-
-def _clipped(magnitudes: NDArray[np.float64], peaks: NDArray[np.float64], largest: int) -> NDArray[np.float64]:
-    """Return the largest magnitude that integers shall reach, `(channels,)`: of `CLIPS`, what errs least, squared."""
-    best, least = peaks, np.full(peaks.shape, np.inf)
-    for share in CLIPS:
-        scales = np.maximum(share * peaks / largest, SMALLEST_SCALE)[:, None]
-        found = ((np.minimum(np.rint(magnitudes / scales), largest) * scales - magnitudes) ** 2).sum(axis=1)
-        best, least = np.where(found < least, share * peaks, best), np.minimum(found, least)
-    return best
+    total = (magnitudes * chosen).sum(axis=1)
+    return np.asarray(total / np.maximum(chosen.sum(axis=1), 1))
