@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from edgeport.graph.provenance import provenance_keys
 from edgeport.quant.affine import IntegerWeight, symmetric_weight
 from edgeport.quant.onnx_placement import is_depthwise
 from edgeport.quant.weight_grid import kept_bits
+from edgeport.types import TRAINED_BITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
     from edgeport.types import WeightBits
+
+
+SMALL_SHARE = 0.1  # of a network's weights
 
 
 def weighted_nodes(module: GraphModule) -> list[Node]:
@@ -31,7 +36,10 @@ def layer_bits(module: GraphModule, weight_bits: WeightBits) -> dict[str, Weight
     """Return provenance key -> bits of every layer's weights in a file whose weights have `weight_bits`.
 
     Depthwise layers keep 8: their kernels add no pairs of products, and they have few weights. Of fewer than 7 bits,
-    the layers at the network's edges and layers that share their weights keep 7.
+    layers that share their weights keep 7, and so do the first and last ones, with 4 bits only where they are small.
+    Agreement on tune images, 4 bits rounded to nearest: ResNet-20 95.5 %, with the first in 4 bits too 94.9, the last
+    94.7; ResNet-8 93.8, 93.0 and 91.8. EfficientNet-Lite0 loses nothing by its last layer, which is 28 % of it, and
+    14 points by depthwise ones, which are 4 %.
 
     Args:
         module: canonical form.
@@ -39,7 +47,11 @@ def layer_bits(module: GraphModule, weight_bits: WeightBits) -> dict[str, Weight
     """
     keys = provenance_keys(module.graph)
     nodes = weighted_nodes(module)
-    wider = _at_the_edges(module) | _sharing(nodes) if kept_bits(weight_bits) != weight_bits else set()
+    wider: set[str] = set()
+    if kept_bits(weight_bits) != weight_bits:
+        sizes = {node.name: weight_of(module, node).numel() for node in nodes}
+        most = SMALL_SHARE * sum(sizes.values()) if weight_bits not in TRAINED_BITS else math.inf
+        wider = {name for name in _at_the_edges(module) if sizes[name] <= most} | _sharing(nodes)
     return {
         keys[node.name]: 8
         if is_depthwise_layer(node, weight_of(module, node))

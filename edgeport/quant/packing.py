@@ -43,7 +43,7 @@ def low_bit_notes(bits: Mapping[str, WeightBits], weight_bits: WeightBits) -> tu
     low = [key for key, own in bits.items() if own == weight_bits]
     wide = [key for key, own in bits.items() if own != weight_bits]
     named = ", ".join(wide[:SHOWN]) + (f" and {len(wide) - SHOWN} more" if len(wide) > SHOWN else "")
-    kept = f"; depthwise, first and last layers keep 7 or 8: {named}" if wide else ""
+    kept = f"; those that cost more accuracy than bytes keep 7 or 8: {named}" if wide else ""
     values = {4: "4-bit weights", 2: "ternary weights", 1: "binary weights"}[weight_bits]
     spent = "" if weight_bits == PACKED_BITS else " (stored in 4; computed like int8, no runtime gains speed by them)"
     return (f"{len(low)} of {len(bits)} layers have {values}{spent}{kept}",)
