@@ -62,6 +62,7 @@ def test_every_default_is_a_value() -> None:
         "hard_labels": 0.1,
         "qat": 0,
         "precision": "int8",
+        "weight_bits": None,
         "max_drop": None,
         "output": "edgeport-out",
         "seed": 0,
