@@ -74,12 +74,13 @@ def build(data: Path, work: Path, name: str, flags: tuple[str, ...]) -> list[Row
     if done.returncode not in (0, 6):
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
     report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    lowering = next(stage["metrics"] for stage in report["stages"] if stage["name"] == "lower")
     return [
         Row(
             variant=name,
             target=target,
             metrics={metric["name"]: metric["value"] for metric in found["metrics"]},
-            notes=tuple(found.get("notes", ())),
+            notes=tuple(lowering[target]["notes"]),
         )
         for target, found in report["targets"].items()
     ]
@@ -104,7 +105,7 @@ def table(rows: list[Row]) -> list[str]:
 
 def page(rows: list[Row]) -> str:
     """Return docs/low-bit.md."""
-    said = dict.fromkeys(note for row in rows for note in row.notes if " weights" in note)
+    said = dict.fromkeys(note for row in rows for note in row.notes if "weight" in note)
     features = [name for name in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8") if name in cpu_features()]
     return f"""# Weights of few bits
 
