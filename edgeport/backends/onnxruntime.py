@@ -57,7 +57,7 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     source, left = corrected_onnx(graph, scheme)
     bits = layer_bits(graph.module, scheme.weight_bits)
     model, notes = quantize(replace(OnnxGraph.from_float_graph(graph), model=source), scheme, bits)
-    notes += (*left, *low_bit_notes(bits, scheme.weight_bits))
+    notes += (*left, *low_bit_notes(bits, scheme))
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     _save(model, out)

@@ -68,7 +68,7 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     bits = layer_bits(graph.module, scheme.weight_bits)
     named = {name: bits[key] for name, key in keys.items() if key in bits}
     notes = quantize(model, value_ranges(graph), scheme, raised=raised, bits=named) + left
-    notes += low_bit_notes(bits, scheme.weight_bits)
+    notes += low_bit_notes(bits, scheme)
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     files = _save(model, graph, out)

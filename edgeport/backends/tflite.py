@@ -171,7 +171,7 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
             raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
     quantized = read(bytes(result.quantized_model))
     notes = [
-        *low_bit_notes(bits, scheme.weight_bits),
+        *low_bit_notes(bits, scheme),
         *pack_weights(quantized, bits),
         *not_corrected(missed),
         *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: in_float})),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgeport.quant.scheme import Scheme
     from edgeport.types import WeightBits
 
 SHOWN = 3  # layers that a sentence of the report names
@@ -31,17 +32,18 @@ def unpack(content: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     return np.where(halves > 7, halves - 16, halves).astype(np.int8)
 
 
-def low_bit_notes(bits: Mapping[str, WeightBits], weight_bits: WeightBits) -> tuple[str, ...]:
+def low_bit_notes(bits: Mapping[str, WeightBits], scheme: Scheme) -> tuple[str, ...]:
     """Return what the report says of a file with weights of few bits: what they are, and what kept more.
 
     Args:
         bits: provenance key -> bits of each layer's weights.
-        weight_bits: of the file.
+        scheme: of the file.
     """
+    weight_bits = scheme.weight_bits
     if weight_bits > PACKED_BITS:
         return ()
-    low = [key for key, own in bits.items() if own == weight_bits]
-    wide = [key for key, own in bits.items() if own != weight_bits]
+    low = [key for key, own in bits.items() if own == weight_bits and key not in scheme.raised]
+    wide = [key for key, own in bits.items() if own != weight_bits and key not in scheme.raised]
     named = ", ".join(wide[:SHOWN]) + (f" and {len(wide) - SHOWN} more" if len(wide) > SHOWN else "")
     kept = f"; those that cost more accuracy than bytes keep 7 or 8: {named}" if wide else ""
     values = {4: "4-bit weights", 2: "ternary weights", 1: "binary weights"}[weight_bits]

@@ -20,7 +20,7 @@ from edgeport.stages.calibrate import Calibrate
 from edgeport.stages.context import Context
 from edgeport.stages.finetune import Finetune
 from edgeport.training.modes import tensors_of
-from edgeport.types import Model
+from edgeport.types import Model, WeightBits
 
 
 class Small(nn.Module):
@@ -153,3 +153,30 @@ def test_a_network_without_quantized_layers_is_refused(tmp_path: Path) -> None:
 class Bare(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.middle(torch.relu(self.first(x))))
+        scores: torch.Tensor = self.linear(y.mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize("bits", [4, 2, 1])
+def test_student_of_few_bits_computes_what_the_simulated_file_does(tmp_path: Path, bits: WeightBits) -> None:
+    torch.manual_seed(0)
+    model, _ = Calibrate(method="minmax")(traced(Deep().eval()), Context(calibrate=data(tmp_path / "c", samples(1))))
+    module, ranges = canonicalize(model.module, model.example_inputs), ranges_of(model)
+    student = int8_student(module, ranges, bits)
+    layers = trained_layers(module, tensors_of(student), ranges, bits)
+    values = layers["middle/conv2d"].weight.reshape(8, -1)
+    assert max(len(np.unique(np.abs(row).round(6))) for row in values) <= {4: 8, 2: 2, 1: 1}[bits]
+    simulator = Simulator(with_layers(module, layers), model.example_inputs, ranges, weight_bits=bits)
+    x = torch.from_numpy(samples(2, 16))
+    with torch.no_grad():
+        assert (simulator.run([x])[0] - student(x)).abs().max() < 0.01 * module(x).abs().max()
