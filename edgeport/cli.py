@@ -108,6 +108,10 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     ] = None,
     qat: Annotated[int | None, typer.Option(help="epochs of quantization-aware training of the int8 files")] = None,
     precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(help="of int8 files' weights: 8, 4; with --qat 2 (ternary), 1 (binary) (default: 8)"),
+    ] = None,
     max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
     output: Annotated[str | None, typer.Option(help="folder for the results (default: edgeport-out)")] = None,
     config: Annotated[
@@ -169,6 +173,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             repair_bias=repair_bias,
             qat=qat,
             precision=precision,
+            weight_bits=weight_bits,
             max_drop=max_drop,
             output=output,
             seed=seed,

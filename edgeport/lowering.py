@@ -95,10 +95,11 @@ class Lowering:
 
         if self.plan.precision != "int8":
             return write(Scheme.of(target)), floating, None
+        asked = Scheme.of(target, self.plan.weight_bits)
         setting = Setting(
             profile=target, origin=origin_on_host(target), tune=self.chain.data.tune, graph=lambda: self.graph
         )
-        fast = choose_fast(self.store, write, floating, Scheme.of(target), setting)
+        fast = choose_fast(self.store, write, floating, asked, setting)
         scheme, found = fast.scheme, None
         if control is not None:
             scheme, found = control.hold(scheme, write, formats=module.raised_formats, threads=target.threads)

@@ -17,7 +17,7 @@ from edgeport.profile import TargetProfile
 from edgeport.pruning import grains
 from edgeport.pruning.budget import Budget, parse_latency, parse_macs, parse_size
 from edgeport.pruning.grains import Sparsity
-from edgeport.types import Precision
+from edgeport.types import FEW_BITS, TRAINED_BITS, Precision, WeightBits
 
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 
@@ -51,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         repair_bias: shift the scores of classes that the training samples lack, after distillation.
         qat: epochs of quantization-aware training of the int8 files.
         precision: number format of the shipped file.
+        weight_bits: of int8 files' weights: 8 (or 7, as the target says), 4, 2 (ternary) or 1 (binary).
         max_drop: points of top-1 that may be lost.
         output: folder for the results.
         seed: of everything random.
@@ -83,6 +84,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     repair_bias: bool | None = None
     qat: int | None = None
     precision: Literal["int8", "float16", "float32"] | None = None
+    weight_bits: int | None = None
     max_drop: float | None = None
     output: str | None = None
     seed: int | None = None
@@ -107,6 +109,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         targets: the profiles, in the order they were named.
         evaluation: where the evaluation samples come from, in words.
         precision: of the shipped file; `dynamic_int8` (int8 weights, float activations) is int8 without --calibrate.
+        weight_bits: of int8 files' weights; None: as each target says.
         corrections: `auto`, or the weight corrections to make, in order.
         prune: share of filters to cut, 0..1.
         teachers: networks that a student learns from; empty: the one that came in.
@@ -137,6 +140,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     repair_bias: bool
     qat: int
     precision: Precision
+    weight_bits: WeightBits | None
     max_drop: float | None
     output: str
     seed: int
@@ -170,6 +174,7 @@ DEFAULTS = Options(
     features=0.0,
     repair_bias=False,
     precision="int8",
+    weight_bits=8,
     output="edgeport-out",
     seed=0,
     importance="l1",
@@ -232,6 +237,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         repair_bias=bool(options.repair_bias),
         qat=int(options.qat or 0),
         precision=_precision(options),
+        weight_bits=_weight_bits(options),
         max_drop=options.max_drop,
         output=str(options.output),
         seed=int(options.seed or 0),
@@ -355,6 +361,23 @@ def _precision(options: Options) -> Precision:
     if options.precision == "int8" and options.calibrate is None:
         return "dynamic_int8"
     return options.precision or "int8"
+
+
+def _weight_bits(options: Options) -> WeightBits | None:
+    """Return the bits that were asked for; None where each target's own hold."""
+    bits = options.weight_bits
+    if bits == 8:
+        return None
+    few = next((known for known in FEW_BITS if known == bits), None)
+    if few is None:
+        raise ConfigError(
+            f"--weight-bits {bits}: 8 (each target's own), 4, 2 (ternary, with --qat) or 1 (binary, with --qat)"
+        )
+    if _precision(options) != "int8":
+        raise ConfigError(f"--weight-bits {bits} is for int8 files, which need --calibrate DATA and --precision int8")
+    if bits in TRAINED_BITS and not options.qat:
+        raise ConfigError(f"--weight-bits {bits} is only of use where weights are trained for it: give --qat EPOCHS")
+    return few
 
 
 def _evaluation(options: Options) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Origin = Literal["measured", "emulated", "modelled"]
 Precision = Literal["int8", "dynamic_int8", "float16", "float32"]
+WeightBits = Literal[1, 2, 4, 7, 8]
+FEW_BITS: tuple[WeightBits, ...] = (4, 2, 1)  # fewer than any processor computes with
+TRAINED_BITS: tuple[WeightBits, ...] = (2, 1)  # so few that weights must be trained for them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,8 @@ class Validating:
 
         if not self.plan.qat:
             return known
-        found = simulated_answers(self.chain.model(), target.int8.weight_bits, self.samples, self.progress)
+        bits = self.plan.weight_bits or target.int8.weight_bits
+        found = simulated_answers(self.chain.model(), bits, self.samples, self.progress)
         return known if found is None else replace(known, answers={**known.answers, "simulated": found})
 
 

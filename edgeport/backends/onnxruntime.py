@@ -13,6 +13,7 @@ from edgeport.errors import LoweringError, MissingPackageError
 from edgeport.quant.onnx_corrections import corrected_onnx
 from edgeport.quant.onnx_placement import OnnxGraph, refuse_random, value_names
 from edgeport.quant.onnx_quantize import quantize
+from edgeport.quant.packing import low_bit_notes
 from edgeport.quant.storage import MEANING, Storage
 from edgeport.types import Artifact
 
@@ -50,10 +51,13 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
         LoweringError: an operator has no ONNX form, or ONNX Runtime has no kernel for it.
     """
+    from edgeport.quant.layers import layer_bits
+
     refuse_random(graph)
     source, left = corrected_onnx(graph, scheme)
-    model, notes = quantize(replace(OnnxGraph.from_float_graph(graph), model=source), scheme)
-    notes += left
+    bits = layer_bits(graph.module, scheme.weight_bits)
+    model, notes = quantize(replace(OnnxGraph.from_float_graph(graph), model=source), scheme, bits)
+    notes += (*left, *low_bit_notes(bits, scheme))
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     _save(model, out)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
 from edgeport.quant.onnx_corrections import corrected_onnx
-from edgeport.quant.onnx_placement import refuse_random, value_names, value_ranges
+from edgeport.quant.onnx_placement import layer_keys, refuse_random, value_names, value_ranges
+from edgeport.quant.packing import low_bit_notes
 from edgeport.quant.storage import MEANING, Storage
 from edgeport.types import Artifact
 
@@ -54,15 +55,20 @@ def lower_int8(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Pat
     refuse_random(graph)
     source, left = corrected_onnx(graph, scheme)
     model = _read(graph, source)
+    from edgeport.quant.layers import layer_bits
     from edgeport.quant.openvino_quantize import quantize
 
-    raised = {  # OpenVINO names a node after the ONNX node, or after its value
-        name
+    layers = layer_keys(graph.onnx, graph.provenance)
+    keys = {  # OpenVINO names a node after the ONNX node, or after its value
+        name: layers.get(node.output[0]) or graph.provenance.get(node.output[0], "")
         for node in graph.onnx.graph.node
-        if any(graph.provenance.get(value) in scheme.raised for value in node.output)
         for name in (node.name, *node.output)
     }
-    notes = quantize(model, value_ranges(graph), scheme, raised=raised) + left
+    raised = {name for name, key in keys.items() if key in scheme.raised}
+    bits = layer_bits(graph.module, scheme.weight_bits)
+    named = {name: bits[key] for name, key in keys.items() if key in bits}
+    notes = quantize(model, value_ranges(graph), scheme, raised=raised, bits=named) + left
+    notes += low_bit_notes(bits, scheme)
     if scheme.io == "int8":
         notes += ("inputs and outputs stay float32: only the tflite backend has integer ones",)
     files = _save(model, graph, out)

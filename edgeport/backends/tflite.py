@@ -137,9 +137,12 @@ def _stored(float_file: Artifact, storage: Storage, out: Path) -> Artifact:
 def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes, tuple[str, ...]]:
     """Return the int8 file of a float file and what there is to say about it."""
     from edgeport.quant.corrections import not_corrected
+    from edgeport.quant.layers import layer_bits
+    from edgeport.quant.packing import low_bit_notes
     from edgeport.quant.tflite_corrections import correct
     from edgeport.quant.tflite_file import read, silenced, write
     from edgeport.quant.tflite_match import match_tensors
+    from edgeport.quant.tflite_packing import pack_weights
     from edgeport.quant.tflite_ranges import calibration_result, raised_operators, tensor_ranges, unranged_operators
     from edgeport.quant.tflite_weights import saturated_biases, weight_ranges
 
@@ -149,7 +152,10 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
 
         ranges = tensor_ranges(model, match_tensors(content, graph), graph.ranges)
         missed = correct(model, graph, scheme)
-        weights = weight_ranges(model, ranges, weight_bits=scheme.weight_bits, per_channel=scheme.per_channel)
+        bits = layer_bits(graph.module, scheme.weight_bits)
+        weights = weight_ranges(
+            model, ranges, weight_bits=scheme.weight_bits, bits=bits, per_channel=scheme.per_channel
+        )
         unranged = unranged_operators(model, ranges)
         raised = raised_operators(model, scheme.raised)
         in_float = raised.get("float32", [])
@@ -165,6 +171,8 @@ def _quantize(graph: FloatGraph, scheme: Scheme, content: bytes) -> tuple[bytes,
             raise LoweringError(f"tflite: the quantizer failed: {str(error).splitlines()[0]}") from error
     quantized = read(bytes(result.quantized_model))
     notes = [
+        *low_bit_notes(bits, scheme),
+        *pack_weights(quantized, bits),
         *not_corrected(missed),
         *_float_notes(quantized, _reasons(model, {UNRANGED: unranged, RAISED: in_float})),
         *_widened_notes(weights.widened),

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from edgeport.quant.affine import WeightBits
     from edgeport.quant.corrections import LayerWeights
     from edgeport.quant.scheme import Scheme
-    from edgeport.types import Model, TensorSpec
+    from edgeport.types import Model, TensorSpec, WeightBits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,16 @@ section 2.4 (bias).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edgeport.quant.weight_grid import LARGEST, SMALLEST_SCALE, channel_scales, target_steps
+from edgeport.types import WeightBits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WeightBits = Literal[7, 8]
-SMALLEST_SCALE = 2.0**-100  # products of two such scales with float32 activations stay clear of float32 denormals' end
 BIAS_LIMIT = 2**30  # of 2**31: half of the accumulator is left for the products that are added to the bias
 
 
@@ -84,7 +85,7 @@ class IntegerWeight:
     """Weights as symmetric integers with one scale a channel.
 
     Attributes:
-        integers: shape of the float weight, int8, within +-127 (8 bits) or +-63 (7 bits).
+        integers: shape of the float weight, int8, within +-`weight_grid.LARGEST` of their bits.
         scales: `(channels,)` float32, > 0.
         widened: indices of channels whose scale was raised so that their bias fits 32 bits.
     """
@@ -112,26 +113,23 @@ def symmetric_weight(  # noqa: PLR0913  # keyword-only past the first
     Args:
         weight: any shape, float32.
         axis: the output channel.
-        bits: 8, or 7 for processors that add pairs of products in 16 bits.
+        bits: of the integers, see `weight_grid`.
         per_channel: False: all channels get the largest channel's scale.
         bias: `(channels,)` float32.
         input_scale: scale of the activation that the weight is multiplied with.
     """
-    axis %= weight.ndim
-    largest = 2 ** (bits - 1) - 1
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    peaks = np.abs(weight).max(axis=others).astype(np.float64)
-    scales = np.maximum((peaks / largest).astype(np.float32), np.float32(SMALLEST_SCALE))
+    rows = np.moveaxis(weight, axis, 0)
+    flat = rows.reshape(len(rows), -1)
+    scales = channel_scales(flat, bits)
     widened: tuple[int, ...] = ()
     if bias is not None:
         needed = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
-        widened = tuple(int(index) for index in np.flatnonzero((needed > scales) & (peaks > 0)))
+        widened = tuple(int(index) for index in np.flatnonzero((needed > scales) & np.any(flat, axis=1)))
         scales = np.maximum(scales, needed.astype(np.float32))
     if not per_channel:
         scales = np.full_like(scales, scales.max())
-    rows = np.moveaxis(weight, axis, 0).astype(np.float64)
-    steps = rows / scales.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
-    integers = np.ascontiguousarray(np.moveaxis(rounded_steps(steps, largest), 0, axis)).astype(np.int8)
+    steps = target_steps(flat, scales, bits).reshape(rows.shape)
+    integers = np.ascontiguousarray(np.moveaxis(rounded_steps(steps, LARGEST[bits]), 0, axis)).astype(np.int8)
     return IntegerWeight(integers=integers, scales=scales, widened=widened)
 
 

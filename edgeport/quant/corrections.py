@@ -15,8 +15,8 @@ import torch
 from torch.fx import GraphModule
 
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.layers import bias_of, weight_of
-from edgeport.quant.simulate import weighted_nodes
+from edgeport.quant.layers import bias_of, weight_of, weighted_nodes
+from edgeport.quant.weight_grid import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgeport.quant.affine import WeightBits
+    from edgeport.types import WeightBits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Corrections:
         with np.load(path, allow_pickle=False) as data:
             for index, name in enumerate(data["names"]):
                 number, _, key = str(name).partition(":")
-                bits: WeightBits = 7 if number == "7" else 8
+                bits = next(bits for bits in LARGEST if str(bits) == number)
                 bias = data[f"bias{index}"] if f"bias{index}" in data.files else None
                 layers.setdefault(bits, {})[key] = LayerWeights(weight=data[f"weight{index}"], bias=bias)
         return cls(layers=layers)

@@ -28,8 +28,7 @@ from torch.fx import GraphModule, Node
 from edgeport.graph.canonical import CONVOLUTIONS
 from edgeport.graph.execute import HARDTANHS, Executor
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.layers import bias_of, groups_of, is_depthwise_layer, weight_of
-from edgeport.quant.simulate import weighted_nodes
+from edgeport.quant.layers import bias_of, groups_of, is_depthwise_layer, weight_of, weighted_nodes
 
 aten = torch.ops.aten
 

@@ -113,6 +113,22 @@ def value_ranges(graph: FloatGraph) -> dict[str, Range]:
     return ranges | dict(graph.ranges)
 
 
+def layer_keys(model: onnx.ModelProto, provenance: Mapping[str, str]) -> dict[str, str]:
+    """Return value name -> provenance key of the layer that computes it, of every convolution and linear layer.
+
+    A linear layer on more than two dimensions is a MatMul and an Add, and the Add has its name.
+    """
+    adds = {name: node.output[0] for node in model.graph.node if node.op_type == "Add" for name in node.input}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED:
+            value = node.output[0]
+            key = provenance.get(value) or provenance.get(adds.get(value, ""))
+            if key is not None:
+                found[value] = key
+    return found
+
+
 def value_names(graph: FloatGraph) -> dict[str, str]:
     """Return provenance key -> ONNX value name of every activation that the export kept, in execution order."""
     produced = {name: node for node in graph.onnx.graph.node for name in node.output}

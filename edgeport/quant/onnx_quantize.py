@@ -13,15 +13,18 @@ import numpy as np
 
 from edgeport.quant.affine import Affine, asymmetric, integer_bias, symmetric_weight
 from edgeport.quant.onnx_linear import linear_as_gemm
+from edgeport.quant.onnx_packing import pack_constants
 from edgeport.quant.onnx_placement import (
     NOTHING_QUANTIZED,
     WEIGHTED,
     OnnxGraph,
     attributes,
     is_depthwise,
+    layer_keys,
     left_in_float,
     widened_for_bias,
 )
+from edgeport.quant.weight_grid import PACKED_BITS, kept_bits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeport.quant.scheme import Scheme
+    from edgeport.types import WeightBits
 
 MOVES_VALUES = (
     "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split", "Gather", "MaxPool", "Pad",
@@ -39,9 +43,17 @@ COMPUTES = ("Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "Sigmoid
 CLIPS = ("Relu", "Clip")
 
 
-def quantize(graph: OnnxGraph, scheme: Scheme) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return the int8 form and notes: what stayed in float32, which scales were widened."""
-    rewriter = _Rewriter(linear_as_gemm(graph), scheme)
+def quantize(
+    graph: OnnxGraph, scheme: Scheme, bits: Mapping[str, WeightBits] | None = None
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the int8 form and notes: what stayed in float32, which scales were widened.
+
+    Args:
+        graph: the float network.
+        scheme: how the file is written.
+        bits: provenance key -> bits of a layer's weights; others have what is safe for any layer.
+    """
+    rewriter = _Rewriter(linear_as_gemm(graph), scheme, bits or {})
     for node in rewriter.graph.model.graph.node:
         rewriter.rewrite(node)
     if not rewriter.weighted:
@@ -56,8 +68,10 @@ class _Rewriter:
     first needed. Graph node names hold no colon, so nothing clashes.
     """
 
-    def __init__(self, graph: OnnxGraph, scheme: Scheme) -> None:
-        self.graph, self.scheme = graph, scheme
+    def __init__(self, graph: OnnxGraph, scheme: Scheme, bits: Mapping[str, WeightBits]) -> None:
+        self.graph, self.scheme, self.bits = graph, scheme, bits
+        self.layers = layer_keys(graph.model, graph.provenance)
+        self.packed: set[str] = set()  # weights that fit four bits
         self.integers: type[np.integer] = np.int8 if scheme.activation == "int8" else np.uint8
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, np.ndarray] = {}
@@ -100,9 +114,11 @@ class _Rewriter:
             list(source.graph.output),
             [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in used],
         )
-        return helper.make_model(
+        model = helper.make_model(
             graph, opset_imports=list(source.opset_import), ir_version=source.ir_version, producer_name="edgeport"
         )
+        pack_constants(model, self.packed)
+        return model
 
     def notes(self) -> tuple[str, ...]:
         """Return what the report should say."""
@@ -195,10 +211,12 @@ class _Rewriter:
         bias = self.graph.constants[node.input[2]].reshape(-1) if len(node.input) > 2 and node.input[2] else None
         groups = attributes(node).get("group", 1)
         input_scale = self._as_integer(node.input[0]).scale
+        bits = self.bits.get(self.layers.get(node.output[0], ""), kept_bits(self.scheme.weight_bits))
+        bits = 8 if node.op_type == "Conv" and is_depthwise(weight.shape, groups) else bits
         integers = symmetric_weight(
             weight,
             axis=axis,
-            bits=8 if node.op_type == "Conv" and is_depthwise(weight.shape, groups) else self.scheme.weight_bits,
+            bits=bits,
             per_channel=self.scheme.per_channel,
             bias=bias,
             input_scale=input_scale,
@@ -206,6 +224,8 @@ class _Rewriter:
         if integers.widened:
             layer = self.graph.provenance.get(node.output[0], node.name)
             self.widened[layer] = len(integers.widened)
+        if bits <= PACKED_BITS:
+            self.packed.add(self._constant(f"{node.output[0]}:weight:int", integers.integers))
         inputs = [
             self._dequantized(node.input[0]),
             self._constants_of(node.output[0] + ":weight", integers.integers, integers.scales, axis),

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from openvino import opset13  # type: ignore[import-untyped]  # ships no types
+from openvino import Type, opset13  # type: ignore[import-untyped]  # ships no types
 
 from edgeport.quant.affine import Affine, asymmetric, symmetric_weight
 from edgeport.quant.onnx_placement import NOTHING_QUANTIZED, Range, is_depthwise, left_in_float
+from edgeport.quant.weight_grid import PACKED_BITS, kept_bits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from openvino import Model, Node, Output
 
     from edgeport.quant.scheme import Scheme
+    from edgeport.types import WeightBits
 
 WEIGHTED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 MOVES_VALUES = (
@@ -31,7 +33,12 @@ Key = tuple[str, int]
 
 
 def quantize(
-    model: Model, ranges: Mapping[str, Range], scheme: Scheme, *, raised: Collection[str] = ()
+    model: Model,
+    ranges: Mapping[str, Range],
+    scheme: Scheme,
+    *,
+    raised: Collection[str] = (),
+    bits: Mapping[str, WeightBits] | None = None,
 ) -> tuple[str, ...]:
     """Quantize a float model in place and return notes: what stayed in float32.
 
@@ -40,6 +47,7 @@ def quantize(
         ranges: calibrated (low, high) of activations.
         scheme: how the file is written; depthwise convolutions keep 8 bits, their kernels never add pairs of products.
         raised: names of nodes that stay in float32, and read their input as it was computed.
+        bits: of a layer's weights, by its node's name; others have what is safe for any layer.
     """
     placement = _Placement(ranges, is_symmetric=scheme.activation == "int8")
     in_float: list[str] = []
@@ -58,7 +66,8 @@ def quantize(
             placement.place(node.input_value(0), node.input_value(1))
     placement.insert(passing_by=raised)
     for node, axis in weighted:
-        _compress(node, axis, scheme)
+        own = (bits or {}).get(_layer_name(node), kept_bits(scheme.weight_bits))
+        _compress(node, axis, own, per_channel=scheme.per_channel)
     model.validate_nodes_and_infer_types()
     nothing = () if weighted else (NOTHING_QUANTIZED,)
     return (*nothing, *left_in_float(in_float))
@@ -174,23 +183,31 @@ def _weight_axis(node: Node) -> int | None:
     return {"Convolution": 0, "GroupConvolution": 0, "ConvolutionBackpropData": 1}.get(kind)
 
 
-def _compress(node: Node, axis: int, scheme: Scheme) -> None:
-    """Replace a layer's weight by int8 constant -> Convert -> Multiply by a scale a channel, or one scale."""
+def _compress(node: Node, axis: int, bits: WeightBits, *, per_channel: bool) -> None:
+    """Replace a layer's weight by int8 constant -> Convert -> Multiply by a scale a channel, or one scale.
+
+    Four bits are widened to int8 first, which the plugin does when it compiles: given int4 -> float32, its convolutions
+    compute in float32 (OpenVINO 2026.4: 2.0 times the latency of int8; widened, the same).
+    """
     weight = node.input_value(1).get_node().data
     shape = weight.shape
     groups = 1
     if node.get_type_name() == "GroupConvolution":
         groups = shape[0]
         weight = weight.reshape(-1, *shape[2:])  # (groups, out, in, ...) -> (groups * out, in, ...)
-    depthwise = node.get_type_name() == "GroupConvolution" and is_depthwise(weight.shape, groups)
-    bits = 8 if depthwise else scheme.weight_bits
-    integers = symmetric_weight(weight, axis=axis, bits=bits, per_channel=scheme.per_channel)
+    if node.get_type_name() == "GroupConvolution" and is_depthwise(weight.shape, groups):
+        bits = 8
+    integers = symmetric_weight(weight, axis=axis, bits=bits, per_channel=per_channel)
     scales = [-1 if index == axis else 1 for index in range(weight.ndim)]
-    per_channel = integers.scales.reshape(scales)
-    if not scheme.per_channel:
-        per_channel = integers.scales[0]
+    steps = integers.scales.reshape(scales)
+    if not per_channel:
+        steps = integers.scales[0]
     elif node.get_type_name() == "GroupConvolution":
-        per_channel = per_channel.reshape(shape[0], shape[1], *[1] * (len(shape) - 2))
-    constant = opset13.constant(integers.integers.reshape(shape))
-    real = opset13.multiply(opset13.convert(constant, "f32"), opset13.constant(per_channel))
+        steps = steps.reshape(shape[0], shape[1], *[1] * (len(shape) - 2))
+    stored = integers.integers.reshape(shape)
+    if bits <= PACKED_BITS:
+        constant = opset13.convert(opset13.constant(stored, dtype=Type.i4), "i8")
+    else:
+        constant = opset13.constant(stored)
+    real = opset13.multiply(opset13.convert(constant, "f32"), opset13.constant(steps))
     node.input(1).replace_source_output(real.output(0))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from edgeport.quant.affine import WeightBits  # schemes are read back from the store by their types
+from edgeport.types import WeightBits  # schemes are read back from the store by their types
 
 if TYPE_CHECKING:
     from edgeport.profile import TargetProfile
@@ -19,7 +19,8 @@ class Scheme:
     """Choices for one int8 file; JSON values only, so that a digest of it can be taken.
 
     Attributes:
-        weight_bits: 8, or 7 where the processor adds pairs of products in 16 bits; depthwise layers keep 8.
+        weight_bits: 8, or 7 where the processor adds pairs of products in 16 bits; or fewer, as asked for. A layer's
+            own follow from it (`layers.layer_bits`).
         io: `float` keeps float32 at the file's edges, `int8` takes and gives integers (TFLite only).
         activation: integer type of activations. TFLite: always int8. OpenVINO: `int8` makes quantizers symmetric, and
             what is never negative stays uint8 without a zero point.
@@ -34,6 +35,6 @@ class Scheme:
     raised: Mapping[str, Raised] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, profile: TargetProfile) -> Scheme:
-        """Return what a target asks for, before anything was chosen for a network."""
-        return cls(weight_bits=profile.int8.weight_bits, io=profile.int8.io)
+    def of(cls, profile: TargetProfile, weight_bits: WeightBits | None = None) -> Scheme:
+        """Return what a target asks for, before anything was chosen for a network; with fewer bits where asked for."""
+        return cls(weight_bits=weight_bits or profile.int8.weight_bits, io=profile.int8.io)

@@ -17,8 +17,9 @@ from torch.fx import Node
 from edgeport.graph.canonical import canonicalize, is_constant
 from edgeport.graph.execute import Executor, batch_size
 from edgeport.graph.provenance import provenance_keys
+from edgeport.quant.layers import weighted_nodes
 from edgeport.quant.selection import Sensitivity
-from edgeport.quant.simulate import Simulator, weighted_nodes
+from edgeport.quant.simulate import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
     from edgeport.dataset import Dataset
     from edgeport.stages.context import Progress
-    from edgeport.types import Model
+    from edgeport.types import Model, WeightBits
 
 SAMPLES = 64  # more do not change the ranking, and every layer costs a pass over them
 
 
-def sensitivities(model: Model, samples: Dataset, *, output: int, progress: Progress) -> tuple[Sensitivity, ...]:
+def sensitivities(
+    model: Model, samples: Dataset, *, output: int, progress: Progress, weight_bits: WeightBits = 8
+) -> tuple[Sensitivity, ...]:
     """Return every layer, most sensitive first; of equal ones the earlier first.
 
     Args:
@@ -40,6 +43,7 @@ def sensitivities(model: Model, samples: Dataset, *, output: int, progress: Prog
         samples: of which at most `SAMPLES`, evenly strided, are used.
         output: index of the output with class scores, `(samples, classes)`.
         progress: shown a step a layer.
+        weight_bits: of the int8 files.
 
     Raises:
         ValueError: the model has no calibration.
@@ -56,7 +60,7 @@ def sensitivities(model: Model, samples: Dataset, *, output: int, progress: Prog
     with progress.task("rank layers", len(layers)) as task:
         for layer, writer in layers.items():
             task.note(layer)
-            rounded = Simulator(module, model.example_inputs, ranges, layers=(layer,))
+            rounded = Simulator(module, model.example_inputs, ranges, layers=(layer,), weight_bits=weight_bits)
             total = sum(
                 divergence(scores, rounded.run(batch)[output]) for batch, scores in zip(batches, wanted, strict=True)
             )

@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 from edgeport.graph.canonical import attribute
 from edgeport.graph.provenance import provenance_keys
 from edgeport.quant.adaround import LARGEST_INPUTS, moments, rounding, solve
-from edgeport.quant.affine import Affine, IntegerWeight, WeightBits, asymmetric
+from edgeport.quant.affine import Affine, IntegerWeight, asymmetric
 from edgeport.quant.bias_correction import measured_shift
 from edgeport.quant.corrections import Corrections, Layers, LayerWeights, correctable_layers
 from edgeport.quant.layers import (
@@ -26,11 +26,13 @@ from edgeport.quant.layers import (
     channel_dimension,
     compute,
     integer_weight,
-    is_depthwise_layer,
+    layer_bits,
     on_grid,
     weight_of,
 )
 from edgeport.quant.simulate import fake_quantize, rounded_activations
+from edgeport.quant.weight_grid import LARGEST
+from edgeport.types import WeightBits
 
 FLOAT = 0  # the place of the float network among the networks that run side by side
 Batches = list[torch.Tensor]
@@ -165,6 +167,7 @@ class _Walk:
         self.affines = {key: asymmetric(*ends) for key, ends in ranges.items()}
         self.stored = rounded_activations(module, None)
         self.correctable = set(correctable_layers(module, self.affines))
+        self.bits = {bits: layer_bits(module, bits) for bits in weight_bits}
         self.layers: dict[WeightBits, Layers] = {bits: {} for bits in weight_bits}
         self.noise: dict[WeightBits, dict[str, float]] = {bits: {} for bits in weight_bits}
         self.skipped: list[str] = []
@@ -205,11 +208,12 @@ class _Walk:
         """Return the weight as its integers stand for it; the channel's largest and widened channels as they were."""
         key, weight, bias = self.keys[node.name], weight_of(self.module, node), bias_of(self.module, node)
         scale = self._scale_of(node.args[0]).scale
-        found = integer_weight(node, weight, bits, bias=None if bias is None else bias.numpy(), input_scale=scale)
+        own = self.bits[bits][key]
+        found = integer_weight(weight, own, bias=None if bias is None else bias.numpy(), input_scale=scale)
         integers, scales = torch.from_numpy(found.integers), torch.from_numpy(found.scales)
         if key in self.methods.adaround:
             if weight[0].numel() <= LARGEST_INPUTS:
-                integers = self._adarounded(node, bits, found, floats, ints)
+                integers = self._adarounded(node, own, found, floats, ints)
             else:
                 self.skipped.append(key)
         real = on_grid(weight, integers, scales)
@@ -220,11 +224,9 @@ class _Walk:
         self, node: Node, bits: WeightBits, found: IntegerWeight, floats: Batches, ints: Batches
     ) -> torch.Tensor:
         weight = weight_of(self.module, node)
-        largest = 127 if is_depthwise_layer(node, weight) else 2 ** (bits - 1) - 1
         centre = self.methods.bias and bias_of(self.module, node) is not None
-        problem = rounding(
-            weight, torch.from_numpy(found.scales), moments(node, weight, floats, ints, centre=centre), largest=largest
-        )
+        seen = moments(node, weight, floats, ints, centre=centre)
+        problem = rounding(weight, torch.from_numpy(found.scales), seen, largest=LARGEST[bits])
         start = torch.from_numpy(found.integers.astype(np.float64)).reshape(problem.steps.shape)
         macs = weight.numel() * weight[0].numel()
         iterations = min(self.methods.iterations, self.methods.layer_macs // macs)

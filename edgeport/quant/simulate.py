@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeport.graph.canonical import CONVOLUTIONS, LAYERS, attribute, is_constant
 from edgeport.graph.execute import FUSED_ACTIVATIONS, HARDTANHS, Executor
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.affine import Affine, WeightBits, asymmetric, symmetric_weight
-from edgeport.quant.onnx_placement import is_depthwise
+from edgeport.quant.affine import Affine, asymmetric
+from edgeport.quant.layers import integer_weight, layer_bits, real_weight, weight_of, weighted_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from edgeport.types import WeightBits
 
 
 class Simulator:
@@ -41,14 +42,15 @@ class Simulator:
             module: canonical form (`canonicalize`).
             example_inputs: a batch of one an input.
             ranges: provenance key -> (low, high) of activations; what has none stays float.
-            weight_bits: of all layers but depthwise ones, which keep 8.
+            weight_bits: of the file; a layer's own follow (`layer_bits`).
             layers: provenance keys of the layers that are quantized, their inputs with them; None: everything is.
         """
         keys = provenance_keys(module.graph)
+        bits = layer_bits(module, weight_bits)
         quantized = copy.deepcopy(module)
         for node in weighted_nodes(quantized):
             if layers is None or keys[node.name] in layers:
-                _round_weight(quantized, node, weight_bits)
+                _round_weight(quantized, node, bits[keys[node.name]])
         self.affines = {key: asymmetric(*ranges[key]) for key in rounded_activations(module, layers) if key in ranges}
         self._executor = Executor(quantized, example_inputs)
 
@@ -69,26 +71,10 @@ def fake_quantize(values: torch.Tensor, affine: Affine) -> torch.Tensor:
     return steps.round_().clamp_(low, high).mul_(affine.scale)
 
 
-def weighted_nodes(module: GraphModule) -> list[Node]:
-    """Return the convolutions and linear layers with constant weights, in order."""
-    return [
-        node for node in module.graph.nodes if node.target in LAYERS and all(is_constant(arg) for arg in node.args[1:3])
-    ]
-
-
-def quantized_weight(node: Node, weight: torch.Tensor, weight_bits: WeightBits) -> torch.Tensor:
-    """Return a layer's weight as its integers stand for it, in its own shape."""
-    groups = node.args[6] if node.target in CONVOLUTIONS and len(node.args) > 6 else 1
-    is_deep = node.target in CONVOLUTIONS and is_depthwise(weight.shape, int(str(groups)))
-    found = symmetric_weight(weight.float().numpy(), axis=0, bits=8 if is_deep else weight_bits)
-    scales = torch.from_numpy(found.scales).reshape(-1, *[1] * (weight.dim() - 1))
-    return torch.from_numpy(found.integers).float() * scales
-
-
-def _round_weight(module: GraphModule, node: Node, weight_bits: WeightBits) -> None:
+def _round_weight(module: GraphModule, node: Node, bits: WeightBits) -> None:
     name = f"{node.name}_rounded"
-    weight = attribute(module, str(node.args[1].target)).detach()  # type: ignore[union-attr]  # a get_attr node
-    module.register_buffer(name, quantized_weight(node, weight, weight_bits))
+    found = integer_weight(weight_of(module, node), bits)
+    module.register_buffer(name, real_weight(torch.from_numpy(found.integers), torch.from_numpy(found.scales)))
     with module.graph.inserting_before(node):
         node.update_arg(1, module.graph.get_attr(name))
 

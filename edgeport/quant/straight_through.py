@@ -13,33 +13,53 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from edgeport.graph.canonical import drop_unused
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.affine import SMALLEST_SCALE, asymmetric
+from edgeport.quant.affine import asymmetric
 from edgeport.quant.corrections import Layers, LayerWeights, correctable_layers
-from edgeport.quant.layers import bias_of, integer_weight, is_depthwise_layer, on_grid, weight_of
-from edgeport.quant.simulate import rounded_activations, weighted_nodes
+from edgeport.quant.layers import (
+    bias_of,
+    integer_weight,
+    layer_bits,
+    on_grid,
+    real_weight,
+    weight_of,
+    weighted_nodes,
+)
+from edgeport.quant.simulate import rounded_activations
+from edgeport.quant.weight_grid import LARGEST, SMALLEST_SCALE, channel_scales, target_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch.fx import Node
 
-    from edgeport.quant.affine import WeightBits
+    from edgeport.types import WeightBits
 
 Ranges = dict[str, tuple[float, float]]  # provenance key -> calibrated (low, high) of an activation
 
 
-def round_weight(weight: torch.Tensor, largest: int) -> torch.Tensor:
-    """Return a weight, `(out, ...)`, rounded to `largest` steps a side, one scale an output channel."""
-    peaks = weight.detach().reshape(len(weight), -1).abs().amax(1)
-    scales = (peaks / largest).clamp(min=SMALLEST_SCALE).reshape(-1, *[1] * (weight.dim() - 1))
-    rounded = torch.round(weight.detach() / scales) * scales
-    return weight + (rounded - weight.detach())
+def round_weight(weight: torch.Tensor, bits: WeightBits) -> torch.Tensor:
+    """Return a weight, `(out, ...)`, rounded to the nearest integers of so many bits, one scale an output channel."""
+    exact = weight.detach()
+    return weight + (nearest(exact, bits) - exact)
+
+
+def nearest(weight: torch.Tensor, bits: WeightBits) -> torch.Tensor:
+    """Return the nearest weight, `(out, ...)`, that integers of so many bits stand for, one scale an output channel."""
+    if bits > 2:
+        peaks = weight.reshape(len(weight), -1).abs().amax(1)
+        step = (peaks / LARGEST[bits]).clamp(min=SMALLEST_SCALE).reshape(-1, *[1] * (weight.dim() - 1))
+        return torch.round(weight / step) * step
+    rows = weight.reshape(len(weight), -1).numpy()
+    scales = channel_scales(rows, bits)
+    steps = np.rint(target_steps(rows, scales, bits)).reshape(weight.shape)
+    return real_weight(torch.from_numpy(steps), torch.from_numpy(scales))
 
 
 def round_activation(values: torch.Tensor, scale: float, zero_point: int, smallest: int, largest: int) -> torch.Tensor:
@@ -53,16 +73,17 @@ def int8_student(module: GraphModule, ranges: Ranges, weight_bits: WeightBits) -
     Args:
         module: canonical form.
         ranges: what has none stays float, as do the layers that read it.
-        weight_bits: of all layers but depthwise ones, which keep 8.
+        weight_bits: of the file; a layer's own follow (`layer_bits`).
     """
     student = copy.deepcopy(module)
     keys = provenance_keys(student.graph)
     tuned = set(correctable_layers(student, ranges))
     stored = rounded_activations(student)
     activations = [node for node in student.graph.nodes if keys.get(node.name) in stored & ranges.keys()]
+    bits = layer_bits(student, weight_bits)
     for node in weighted_nodes(student):
         if keys[node.name] in tuned:
-            _make_trainable(student, node, weight_bits)
+            _make_trainable(student, node, bits[keys[node.name]])
     for node in activations:
         affine = asymmetric(*ranges[keys[node.name]])
         with student.graph.inserting_after(node):
@@ -91,6 +112,7 @@ def trained_layers(
     """
     keys = provenance_keys(module.graph)
     tuned = set(correctable_layers(module, ranges))
+    own = layer_bits(module, bits)
     layers: Layers = {}
     for node in weighted_nodes(module):
         key = keys[node.name]
@@ -98,22 +120,24 @@ def trained_layers(
             continue
         weight, bias = student[f"{node.name}_weight"].contiguous(), student.get(f"{node.name}_bias")
         scale = asymmetric(*ranges[keys[str(node.args[0])]]).scale  # a node: the layer is tuned
-        found = integer_weight(node, weight, bits, bias=None if bias is None else bias.numpy(), input_scale=scale)
-        scales = torch.from_numpy(found.scales)
-        steps = torch.round(weight / scales.reshape(-1, *[1] * (weight.dim() - 1)))
-        real = on_grid(weight, steps, scales)
+        found = integer_weight(weight, own[key], bias=None if bias is None else bias.numpy(), input_scale=scale)
+        if own[key] > 2:
+            scales = torch.from_numpy(found.scales)
+            steps = torch.round(weight / scales.reshape(-1, *[1] * (weight.dim() - 1)))
+            real = on_grid(weight, steps, scales)
+        else:
+            real = nearest(weight, own[key])
         real[list(found.widened)] = weight[list(found.widened)]
         layers[key] = LayerWeights(weight=real.contiguous().numpy(), bias=None if bias is None else bias.numpy())
     return layers
 
 
-def _make_trainable(student: GraphModule, node: Node, weight_bits: WeightBits) -> None:
+def _make_trainable(student: GraphModule, node: Node, bits: WeightBits) -> None:
     weight, bias = weight_of(student, node), bias_of(student, node)
-    largest = 127 if is_depthwise_layer(node, weight) else 2 ** (weight_bits - 1) - 1
     with student.graph.inserting_before(node):
         student.register_parameter(f"{node.name}_weight", nn.Parameter(weight.clone()))
         source = student.graph.get_attr(f"{node.name}_weight")
-        node.update_arg(1, student.graph.call_function(round_weight, (source, largest)))
+        node.update_arg(1, student.graph.call_function(round_weight, (source, bits)))
         if bias is not None:
             student.register_parameter(f"{node.name}_bias", nn.Parameter(bias.clone()))
             node.update_arg(2, student.graph.get_attr(f"{node.name}_bias"))

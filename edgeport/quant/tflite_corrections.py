@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from edgeport.quant.corrections import LayerWeights, float_layers
-from edgeport.quant.layers import integer_weight, on_grid, weight_of
-from edgeport.quant.simulate import weighted_nodes
+from edgeport.quant.layers import integer_weight, layer_bits, on_grid, weight_of, weighted_nodes
 from edgeport.quant.tflite_file import MAIN, constant, operators, tensor_name
 from edgeport.quant.tflite_weights import POSITIONS
 
@@ -69,11 +68,12 @@ def _balanced(graph: FloatGraph, scheme: Scheme) -> dict[str, LayerWeights]:
     if not scheme.per_channel:
         return {}
     result = {}
+    bits = layer_bits(graph.module, scheme.weight_bits)
     for node in weighted_nodes(graph.module):
         key, weight = graph.provenance[node.name], weight_of(graph.module, node)
         is_quantized = key not in scheme.raised and str(node.args[0]) in graph.ranges
         if is_quantized and node.name not in graph.corrections_for(scheme):
-            found = integer_weight(node, weight, scheme.weight_bits)
+            found = integer_weight(weight, bits[key])
             real = on_grid(weight, torch.from_numpy(found.integers), torch.from_numpy(found.scales))
             result[key] = LayerWeights(weight=real.numpy(), bias=None)
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 import warnings
@@ -13,6 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edgeport.quant.packing import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +120,10 @@ def is_float(model: Any, index: int) -> bool:
 
 
 def constant(model: Any, index: int) -> np.ndarray | None:
-    """Return the value of a constant tensor of the main subgraph (float32, int32 or int8); None for an activation."""
+    """Return the value of a constant tensor of the main subgraph; None for an activation.
+
+    float32, int32 and int8 as they are, INT4 as int8.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     if index < 0:
@@ -126,6 +132,9 @@ def constant(model: Any, index: int) -> np.ndarray | None:
     data = model.buffers[tensor.buffer].data
     if data is None or len(data) == 0:
         return None
+    if tensor.type == schema.TensorType.INT4:
+        shape = _listed(tensor.shape)
+        return unpack(np.frombuffer(bytes(data), np.uint8), math.prod(shape)).reshape(shape)
     types = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT8: np.int8}
     if tensor.type not in types:
         return None

@@ -14,12 +14,14 @@ import numpy as np
 
 from edgeport.quant.tflite_file import MAIN, constant, operators, tensor_name
 from edgeport.quant.tflite_ranges import activation_scale
+from edgeport.quant.weight_grid import LARGEST, kept_bits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgeport.quant.tflite_file import Op
     from edgeport.quant.tflite_ranges import Range
+    from edgeport.types import WeightBits
 
 LARGEST_INT32 = 2**31 - 1
 LARGEST_BIAS = 2**30  # the other half of int32 is room for the sum of products, and for rounding of the scales
@@ -45,14 +47,20 @@ class WeightRanges:
 
 
 def weight_ranges(
-    model: Any, ranges: Mapping[int, Range], *, weight_bits: int = 8, per_channel: bool = True
+    model: Any,
+    ranges: Mapping[int, Range],
+    *,
+    weight_bits: WeightBits = 8,
+    bits: Mapping[str, WeightBits] | None = None,
+    per_channel: bool = True,
 ) -> WeightRanges:
     """Return symmetric ranges of all constant weights whose operator's input has a known range.
 
     Args:
         model: the float file, a `ModelT`.
         ranges: tensor index -> (low, high) of activations.
-        weight_bits: 8; or 7, which leaves the int8 weights within [-63, 63]. Depthwise layers keep 8.
+        weight_bits: of the file; int8 weights stay within +-`LARGEST` of them. Depthwise layers keep 8.
+        bits: provenance key -> bits of a layer's weights; others have what is safe for any layer.
         per_channel: one range an output channel; False: one a layer, its widest channel's.
     """
     bounds: dict[int, np.ndarray] = {}
@@ -65,7 +73,9 @@ def weight_ranges(
         if value is None or value.dtype != np.float32 or op.inputs[data] not in ranges:
             continue
         others = tuple(axis for axis in range(value.ndim) if axis != dimension)
-        largest = 127 if _is_depthwise(model, op, value) else 2 ** (weight_bits - 1) - 1
+        key = tensor_name(model, op.inputs[weights]).partition(";")[0]
+        own = 8 if _is_depthwise(model, op, value) else (bits or {}).get(key, kept_bits(weight_bits))
+        largest = LARGEST[own]
         bound = np.abs(value).max(axis=others, keepdims=True).astype(np.float64) * (127 / largest)
         shift = constant(model, op.inputs[bias]) if len(op.inputs) > bias else None
         if shift is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from edgeport.dataset import Dataset
-    from edgeport.quant.affine import WeightBits
+    from edgeport.types import WeightBits
 
 LEAST_GAIN = 0.05  # share of the squared error
 MOST_SAMPLES, FEWEST_SAMPLES = 128, 16

@@ -57,12 +57,15 @@ class Measured:
         return self.cosine_min >= other.cosine_min - LOST_COSINE
 
 
-def alternatives(backend: str, times: Mapping[str, tuple[float, float]]) -> list[tuple[str, dict[str, Any]]]:
+def alternatives(
+    backend: str, times: Mapping[str, tuple[float, float]], *, has_wide_weights: bool = True
+) -> list[tuple[str, dict[str, Any]]]:
     """Return what to try, in order: a sentence, and the fields of the scheme that change.
 
     Args:
         backend: `onnxruntime`, `openvino` or `tflite`.
         times: layer -> milliseconds in int8 and in float32, where the runtime tells (`layer_times`).
+        has_wide_weights: weights have 7 or 8 bits; fewer need a scale a channel.
     """
     found: list[tuple[str, dict[str, Any]]] = []
     slower = sorted(key for key, (integer, floating) in times.items() if integer > SLOWER * floating)
@@ -74,7 +77,8 @@ def alternatives(backend: str, times: Mapping[str, tuple[float, float]]) -> list
         found.append((f"float32 for what is slower in int8 ({named})", {"raised": raised}))
     if backend in SIGNED:
         found.append(("int8 instead of uint8 activations", {"activation": "int8"}))
-    found.append(("one weight scale a layer instead of one a channel", {"per_channel": False}))
+    if has_wide_weights:
+        found.append(("one weight scale a layer instead of one a channel", {"per_channel": False}))
     return found
 
 

@@ -12,11 +12,11 @@ from edgeport.graph.execute import batch_size
 from edgeport.quant.corrections import Corrections, LayerWeights, correctable_layers, with_layers
 from edgeport.quant.sequential import Corrected, Methods, correct_layers
 from edgeport.quant.trial import Distance, Trial, first_batches, trial_samples
+from edgeport.types import FEW_BITS
 
 if TYPE_CHECKING:
-    from edgeport.quant.affine import WeightBits
     from edgeport.stages.context import Context
-    from edgeport.types import Model
+    from edgeport.types import Model, WeightBits
 
 Method = Literal["bias", "adaround"]
 METHODS: tuple[Method, ...] = ("bias", "adaround")
@@ -35,7 +35,7 @@ class Correct:
 
     `auto` always tries bias correction: it costs one run of a few samples. AdaRound costs more and is tried only where
     the int8 network is still clearly off: outputs more than 1 % off (squared), or agreement below 99 %. It then rounds
-    the layers that add most noise, noisiest first, without the relaxation.
+    the layers that add most noise, noisiest first, without the relaxation; with 4 bits, all layers.
 
     Attributes:
         methods: `auto`, or what to do.
@@ -134,7 +134,7 @@ def _kept(work: _Work, trial: Trial, bits: WeightBits, made: Corrected) -> Choic
     kept, best, methods = (layers, after, ["bias"]) if has_bias else ({}, before, [])
     if not _is_clearly_off(best):
         return kept, {**figures, "kept": methods, "why": "adaround not tried: the int8 network is close to float"}
-    noisiest = _noisiest(made.noise[bits])
+    noisiest = frozenset(made.noise[bits]) if bits in FEW_BITS else _noisiest(made.noise[bits])
     if not noisiest:
         return kept, {**figures, "kept": methods, "why": "adaround not tried: what is off does not come from weights"}
     rounded = work.correct(Methods(bias=has_bias, adaround=noisiest, iterations=0), (bits,)).corrections.layers[bits]

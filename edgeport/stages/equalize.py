@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch.fx import GraphModule
 
-    from edgeport.quant.affine import WeightBits
     from edgeport.stages.context import Context
-    from edgeport.types import Model
+    from edgeport.types import Model, WeightBits
 
 BADLY_SPREAD = 8.0  # three of eight bits lost in half of the channels
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from edgeport.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
-    from edgeport.quant.affine import WeightBits
     from edgeport.stages.context import Context
-    from edgeport.types import Model
+    from edgeport.types import Model, WeightBits
 
 
 @dataclass(frozen=True, kw_only=True)

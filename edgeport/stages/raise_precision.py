@@ -117,12 +117,13 @@ def ranked(store: Store, chain: Chain, samples: Dataset, output: int, progress: 
         output: index of the output with class scores.
         progress: where to show progress.
     """
-    key = digest("sensitivity", chain.key, samples.digest, output)
+    bits = chain.plan.weight_bits or 8
+    key = digest("sensitivity", chain.key, samples.digest, output, bits)
     folder = store.get(key)
     if folder is None:
         from edgeport.quant.sensitivity import sensitivities
 
-        found = sensitivities(chain.model(), samples, output=output, progress=progress)
+        found = sensitivities(chain.model(), samples, output=output, progress=progress, weight_bits=bits)
         with store.put(key) as fresh:
             (fresh / SENSITIVITIES).write_bytes(msgspec.json.encode(found))
     else:

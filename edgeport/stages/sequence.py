@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from edgeport.dataset import Dataset
     from edgeport.plan import Plan
-    from edgeport.quant.affine import WeightBits
     from edgeport.stages.data import Data
-    from edgeport.types import Precision
+    from edgeport.types import Precision, WeightBits
 
 Stage = Prune | Sparsify | Distill | RepairBias | Equalize | Calibrate | Correct | Finetune
 Chosen = tuple[Stage, list[str]]  # a stage, and digests of what it depends on besides the network and its options
@@ -93,7 +92,9 @@ def _integers(plan: Plan, data: Data, lessons: list[str]) -> list[Chosen]:
     chosen: list[Chosen] = []
     uses = _digests(data.calibrate, data.tune)
     auto, corrections = plan.corrections == "auto", plan.corrections
-    bits: tuple[WeightBits, ...] = tuple(sorted({target.int8.weight_bits for target in plan.targets}))
+    bits: tuple[WeightBits, ...] = tuple(
+        sorted({plan.weight_bits or target.int8.weight_bits for target in plan.targets})
+    )
     if auto or "equalize" in corrections:
         chosen.append((Equalize(mode="auto" if auto else "always", weight_bits=bits[0]), uses))
     chosen.append((Calibrate(method=plan.calibration), uses))

@@ -21,6 +21,7 @@ from edgeport.formats.slow_spots import SlowSpot, plain, sentence, slow_spots
 from edgeport.quant.scheme import Scheme
 from edgeport.stages.alternatives import Measured, alternatives, layer_times, measure
 from edgeport.store import Store, digest
+from edgeport.types import FEW_BITS
 
 if TYPE_CHECKING:
     from edgeport.dataset import Dataset
@@ -170,7 +171,8 @@ class _Search:
         ran, float_ran = host.profile(paths, threads=self.threads, runs=RUNS)
         times = layer_times(self.setting.graph(), ran, float_ran)
         contents = {_content(self.make(scheme))}
-        for change, edit in alternatives(self.setting.profile.backend, times):
+        wide = scheme.weight_bits not in FEW_BITS
+        for change, edit in alternatives(self.setting.profile.backend, times, has_wide_weights=wide):
             try:
                 candidate = self.make(replace(scheme, **edit))
             except LoweringError as error:  # the target has a file already; only this form of it cannot be

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeport.dataset import Dataset
-    from edgeport.quant.affine import WeightBits
     from edgeport.stages.context import Progress
-    from edgeport.types import Model
+    from edgeport.types import Model, WeightBits
 
 
 def simulated_answers(model: Model, bits: WeightBits, samples: Dataset, progress: Progress) -> NDArray[np.int64] | None:

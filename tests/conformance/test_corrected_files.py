@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,24 +14,33 @@ from lowering_case import float_graph, samples
 
 from edgeport.backends import NAMES, backend
 from edgeport.graph.float_graph import FloatGraph
-from edgeport.profile import Int8Scheme, TargetProfile
-from edgeport.quant.affine import WeightBits, symmetric_weight
+from edgeport.profile import TargetProfile
+from edgeport.quant.affine import symmetric_weight
 from edgeport.quant.corrections import LayerWeights, correctable_layers
+from edgeport.quant.layers import layer_bits
+from edgeport.quant.packing import unpack
 from edgeport.quant.scheme import Scheme
 from edgeport.quant.sequential import Methods, correct_layers
+from edgeport.quant.straight_through import int8_student, trained_layers
+from edgeport.training.modes import tensors_of
+from edgeport.types import TRAINED_BITS, WeightBits
 
 NETWORK = "residual"  # plain, strided, depthwise and grouped convolutions, and a linear layer
 
 
 @cache
 def corrected(bits: WeightBits) -> FloatGraph:
-    """Return the network with AdaRound and bias correction on every layer."""
+    """Return the network with AdaRound and bias correction on every layer; with 2 and 1 bits, as training leaves it."""
     graph = float_graph(NETWORK)
     ranges = {graph.provenance[name]: ends for name, ends in graph.ranges.items()}
     layers = correctable_layers(graph.module, ranges)
     rows = [[torch.from_numpy(array[i : i + 1]) for array in samples(NETWORK, seed=0)] for i in range(16)]
     methods = Methods(adaround=frozenset(layers), iterations=0)
-    made = correct_layers(graph.module, rows, ranges, weight_bits=[bits], methods=methods).corrections.layers[bits]
+    if bits in TRAINED_BITS:
+        student = int8_student(graph.module, ranges, bits)
+        made: Mapping[str, LayerWeights] = trained_layers(graph.module, tensors_of(student), ranges, bits)
+    else:
+        made = correct_layers(graph.module, rows, ranges, weight_bits=[bits], methods=methods).corrections.layers[bits]
     names = {key: name for name, key in graph.provenance.items()}
     found = {names[key]: layer for key, layer in made.items()}
     assert len(found) == 7
@@ -42,8 +52,7 @@ def corrected(bits: WeightBits) -> FloatGraph:
 
 def integers(layer: LayerWeights, bits: WeightBits) -> tuple[np.ndarray, np.ndarray]:
     """Return the integers of a layer's weight, and its bias."""
-    own: WeightBits = 8 if layer.weight.shape[1] == 1 else bits  # the depthwise layer keeps 8
-    found = symmetric_weight(layer.weight, axis=0, bits=own)
+    found = symmetric_weight(layer.weight, axis=0, bits=bits)
     assert layer.bias is not None
     return found.integers, layer.bias
 
@@ -59,8 +68,10 @@ def onnx_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None
         if node.op_type in ("Conv", "Gemm") and any(f"{name}:weight" == value for value in node.input)
     )
     producers = {output: node for node in onnx.load(path).graph.node for output in node.output}
-    (weight, _), (bias, scales) = ([arrays[part] for part in producers[value].input[:2]] for value in node.input[1:3])
-    return weight, bias * scales.astype(np.float64), float(scales.max())
+    stored = producers[node.input[1]].input[0]
+    weight = arrays[producers[stored].input[0] if stored in producers else stored]  # through the Cast of INT4
+    bias, scales = (arrays[part] for part in producers[node.input[2]].input[:2])
+    return weight.astype(np.int8), bias * scales.astype(np.float64), float(scales.max())
 
 
 def tflite_constants(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None, float]:
@@ -91,6 +102,9 @@ def openvino_constants(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | 
             while value.get_type_name() != "Constant":
                 value = value.input_value(0).get_node()
             weight = value.data
+            if value.get_element_type().get_type_name() == "i4":
+                size = int(np.prod(list(value.shape)))
+                weight = unpack(weight.view(np.uint8).reshape(-1), size).reshape(list(value.shape))
             if node.get_type_name() == "GroupConvolution":
                 weight = weight.reshape(-1, *weight.shape[2:])
             return weight, None, 0.0  # the bias is float32 and added afterwards
@@ -102,13 +116,13 @@ READERS = {"onnxruntime": onnx_constants, "openvino": openvino_constants, "tflit
 
 def lowered(runtime: str, graph: FloatGraph, bits: WeightBits, folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
     module = backend(runtime)
-    profile = TargetProfile(name="test", description="", backend=runtime, isa="any", int8=Int8Scheme(weight_bits=bits))
+    profile = TargetProfile(name="test", description="", backend=runtime, isa="any")
     floating = module.lower_float(graph, profile, folder / f"model-float{module.suffix}")
-    made = module.lower_int8(graph, Scheme.of(profile), floating, folder / f"model{module.suffix}")
+    made = module.lower_int8(graph, Scheme.of(profile, bits), floating, folder / f"model{module.suffix}")
     return floating.path, made.path, made.notes
 
 
-@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("bits", [1, 2, 4, 7, 8])
 @pytest.mark.parametrize("runtime", NAMES)
 def test_file_holds_the_corrected_integers(runtime: str, bits: WeightBits, tmp_path: Path) -> None:
     graph = corrected(bits)
@@ -116,13 +130,14 @@ def test_file_holds_the_corrected_integers(runtime: str, bits: WeightBits, tmp_p
     plain = float_graph(NETWORK)
     floating_plain, _, _ = lowered(runtime, plain, bits, _folder(tmp_path / "plain"))
     assert floating.read_bytes() == floating_plain.read_bytes()  # the float file is not corrected
+    own = layer_bits(graph.module, bits)
     missed = next((note for note in notes if note.startswith("weights not corrected")), "")
     for name, layer in graph.corrections[bits].items():
         key = graph.provenance[name]
         if key in missed:
             continue
         weight, bias, step = READERS[runtime](made, key if runtime == "tflite" else name)
-        wanted, real = integers(layer, bits)
+        wanted, real = integers(layer, own[key])
         np.testing.assert_array_equal(weight.reshape(wanted.shape) if weight.size == wanted.size else weight, wanted)
         if bias is not None:
             np.testing.assert_allclose(bias, real, rtol=1e-6, atol=step / 2 * 1.001)

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgeport.graph.canonical import canonicalize
 from edgeport.quant.adaround import Moments, Rounding, moments, rounding, solve
-from edgeport.quant.simulate import weighted_nodes
+from edgeport.quant.layers import weighted_nodes
 
 
 def problem(seed: int, *, inputs: int = 8, channels: int = 3, largest: int = 127) -> Rounding:

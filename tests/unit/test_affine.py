@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edgeport.quant.affine import BIAS_LIMIT, WeightBits, asymmetric, integer_bias, symmetric_weight
+from edgeport.quant.affine import BIAS_LIMIT, asymmetric, integer_bias, symmetric_weight
+from edgeport.quant.weight_grid import LARGEST
+from edgeport.types import WeightBits
 
 ENDS = st.floats(-1e6, 1e6, width=32)
 WEIGHTS = arrays.arrays(
@@ -16,7 +18,7 @@ WEIGHTS = arrays.arrays(
     st.sampled_from([(3, 5), (4, 2, 3, 3), (6, 1, 3, 3), (2, 7, 1, 1)]),
     elements=st.floats(-4, 4, width=32),
 )
-BITS: st.SearchStrategy[WeightBits] = st.sampled_from([7, 8])
+BITS: st.SearchStrategy[WeightBits] = st.sampled_from([4, 7, 8])
 
 
 def test_asymmetric_of_a_relu_starts_at_zero() -> None:
@@ -71,7 +73,7 @@ def test_symmetric_weight_errs_by_less_than_a_step_and_by_half_a_step_in_sum(
     scales = result.scales.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     errors = (result.integers - weight / scales).reshape(len(weight), -1)
     assert result.integers.dtype == np.int8
-    assert np.abs(result.integers.astype(int)).max(initial=0) <= (127 if bits == 8 else 63)
+    assert np.abs(result.integers.astype(int)).max(initial=0) <= LARGEST[bits]
     assert np.abs(errors).max() < 1.0
     assert np.abs(errors.sum(1)).max() <= 0.5 + 1e-6  # in steps; 1e-6: float32 rounding of the scale
 

@@ -13,11 +13,12 @@ from torch import nn
 from edgeport.graph.canonical import canonicalize
 from edgeport.graph.execute import Executor
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.affine import WeightBits, symmetric_weight
+from edgeport.quant.affine import symmetric_weight
 from edgeport.quant.corrections import Corrections, LayerWeights, correctable_layers, with_layers
+from edgeport.quant.layers import weighted_nodes
 from edgeport.quant.sequential import Methods, correct_layers
-from edgeport.quant.simulate import weighted_nodes
 from edgeport.quant.trial import Distance, Trial, distance
+from edgeport.types import WeightBits
 
 
 class Small(nn.Module):

@@ -13,14 +13,14 @@ from torch import nn
 from edgeport.errors import ConfigError, StageError
 from edgeport.graph.canonical import canonicalize
 from edgeport.quant.corrections import with_layers
-from edgeport.quant.layers import weight_of
-from edgeport.quant.simulate import Simulator, weighted_nodes
+from edgeport.quant.layers import weight_of, weighted_nodes
+from edgeport.quant.simulate import Simulator
 from edgeport.quant.straight_through import int8_student, round_activation, round_weight, trained_layers
 from edgeport.stages.calibrate import Calibrate
 from edgeport.stages.context import Context
 from edgeport.stages.finetune import Finetune
 from edgeport.training.modes import tensors_of
-from edgeport.types import Model
+from edgeport.types import Model, WeightBits
 
 
 class Small(nn.Module):
@@ -60,9 +60,9 @@ def ranges_of(model: Model) -> dict[str, tuple[float, float]]:
 
 
 def test_weights_are_rounded_per_channel_and_gradients_pass() -> None:
-    weight = torch.tensor([[3.0, 1.2, -0.4], [0.3, 0.0, -0.3]], requires_grad=True)
-    rounded = round_weight(weight, 3)  # steps of 1.0 and of 0.1
-    assert torch.allclose(rounded, torch.tensor([[3.0, 1.0, 0.0], [0.3, 0.0, -0.3]]))
+    weight = torch.tensor([[63.0, 1.2, -0.4], [6.3, 0.12, -6.3]], requires_grad=True)
+    rounded = round_weight(weight, 7)  # steps of 1.0 and of 0.1
+    assert torch.allclose(rounded, torch.tensor([[63.0, 1.0, 0.0], [6.3, 0.1, -6.3]]))
     rounded.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
     assert torch.equal(weight.grad, torch.ones(2, 3))  # type: ignore[arg-type]  # there is one
 
@@ -153,3 +153,30 @@ def test_a_network_without_quantized_layers_is_refused(tmp_path: Path) -> None:
 class Bare(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.middle(torch.relu(self.first(x))))
+        scores: torch.Tensor = self.linear(y.mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize("bits", [4, 2, 1])
+def test_student_of_few_bits_computes_what_the_simulated_file_does(tmp_path: Path, bits: WeightBits) -> None:
+    torch.manual_seed(0)
+    model, _ = Calibrate(method="minmax")(traced(Deep().eval()), Context(calibrate=data(tmp_path / "c", samples(1))))
+    module, ranges = canonicalize(model.module, model.example_inputs), ranges_of(model)
+    student = int8_student(module, ranges, bits)
+    layers = trained_layers(module, tensors_of(student), ranges, bits)
+    values = layers["middle/conv2d"].weight.reshape(8, -1)
+    assert max(len(np.unique(np.abs(row).round(6))) for row in values) <= {4: 8, 2: 2, 1: 1}[bits]
+    simulator = Simulator(with_layers(module, layers), model.example_inputs, ranges, weight_bits=bits)
+    x = torch.from_numpy(samples(2, 16))
+    with torch.no_grad():
+        assert (simulator.run([x])[0] - student(x)).abs().max() < 0.01 * module(x).abs().max()

@@ -65,6 +65,7 @@ def test_every_default_is_a_value() -> None:
         "repair_bias": False,
         "qat": 0,
         "precision": "int8",
+        "weight_bits": None,
         "max_drop": None,
         "output": "edgeport-out",
         "seed": 0,
@@ -254,6 +255,26 @@ def test_int8_without_calibration_is_of_weights_alone(said: dict[str, object], e
 )
 def test_impossible_wish_is_told(said: dict[str, object], expected: str) -> None:
     assert message(options(**said)) == expected
+
+
+@pytest.mark.parametrize("bits", [0, 3, 5, 7, 16])
+def test_other_weight_bits_are_refused_with_what_is_allowed(bits: int) -> None:
+    expected = f"--weight-bits {bits}: 8 (each target's own), 4, 2 (ternary, with --qat) or 1 (binary, with --qat)"
+    assert message(options(weight_bits=bits)) == expected
+
+
+@pytest.mark.parametrize("bits", [2, 1])
+def test_ternary_and_binary_weights_need_training(bits: int) -> None:
+    expected = f"--weight-bits {bits} is only of use where weights are trained for it: give --qat EPOCHS"
+    assert message(options(weight_bits=bits)) == expected
+    assert resolve(options(weight_bits=bits, qat=1, train="t.npz")).weight_bits == bits
+
+
+def test_few_weight_bits_are_for_int8_files() -> None:
+    for said in ({"calibrate": None}, {"precision": "float16"}):
+        expected = "--weight-bits 4 is for int8 files, which need --calibrate DATA and --precision int8"
+        assert message(options(weight_bits=4, **said)) == expected
+    assert resolve(options(weight_bits=4)).weight_bits == 4
 
 
 def test_unknown_key_names_the_nearest() -> None:

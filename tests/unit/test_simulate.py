@@ -8,7 +8,8 @@ from torch import nn
 
 from edgeport.graph.canonical import canonicalize
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.simulate import Simulator, weighted_nodes
+from edgeport.quant.layers import weighted_nodes
+from edgeport.quant.simulate import Simulator
 
 
 def _network() -> tuple[torch.fx.GraphModule, torch.Tensor]:
