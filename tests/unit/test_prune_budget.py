@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -207,3 +208,44 @@ def test_bn_without_any_norm_is_refused() -> None:
 def test_nothing_prunable_is_said_for_budgets_too() -> None:
     with pytest.raises(StageError, match="nothing can be cut from this network"):
         Prune(ratio=0, budgets=(HALF,))(model_of(nn.Conv2d(3, 64, 3).eval(), PICTURE), Context())
+
+
+def test_all_budgets_hold_together(resnet: Model, context: Context) -> None:
+    budgets = (Budget(kind="macs", share=0.5), Budget(kind="size", share=0.3))
+    _, metrics = Prune(ratio=0, budgets=budgets)(resnet, context)
+    assert metrics["macs_after"] <= 0.5 * metrics["macs_before"]  # type: ignore[operator]  # numbers
+    assert metrics["weight_bytes_after"] <= 0.3 * metrics["weight_bytes_before"]  # type: ignore[operator]  # numbers
+    assert metrics["budget"] == "--macs 0.5 --size 0.3"
+    alone, _ = Prune(ratio=0, budgets=budgets[:1])(resnet, context)
+    assert count_macs(alone.module, resnet.example_inputs) > metrics["macs_after"]  # type: ignore[operator]  # a number
+
+
+def test_a_round_goes_an_equal_share_of_the_way_and_the_last_one_arrives(resnet: Model, context: Context) -> None:
+    share = Budget(kind="macs", share=0.36)  # 0.6 x 0.6
+    whole = count_macs(resnet.module, resnet.example_inputs)
+    known = Context(calibrate=context.calibrate, tune=context.tune, original=resnet)
+    first = Prune(ratio=0, budgets=(share,), channel_multiple=4, rounds_left=2)
+    between, metrics = first(resnet, known)
+    assert 0.36 * whole < metrics["macs_after"] <= 0.6 * whole  # type: ignore[operator]  # a number
+    _, last = replace(first, rounds_left=1)(between, known)
+    assert 0.3 * whole < last["macs_after"] <= 0.36 * whole  # type: ignore[operator]  # of the original, not of `between`
+
+
+def test_latency_is_held_by_what_measures_it(resnet: Model, context: Context) -> None:
+    whole = count_macs(resnet.module, resnet.example_inputs)
+    asked = []
+
+    def latency(model: Model) -> float:
+        asked.append(model)
+        return 0.2 + 0.8 * count_macs(model.module, model.example_inputs) / whole  # a fifth that no cut saves
+
+    timed = Context(calibrate=context.calibrate, latency=latency)
+    share = Budget(kind="latency", share=0.6)
+    _, metrics = Prune(ratio=0, budgets=(share,))(resnet, timed)
+    assert metrics["macs_after"] <= 0.5 * whole  # type: ignore[operator]  # a number
+    assert metrics["latency_share"] == pytest.approx(0.2 + 0.8 * metrics["macs_after"] / whole)  # type: ignore[operator]  # as above
+    assert len(asked) <= 14  # each is a measurement: two ends and ten halvings of a thousand settings
+    with pytest.raises(StageError, match=r"--latency 0\.1 cannot be met: the least .* is 0\.\d+ of the latency"):
+        Prune(ratio=0, budgets=(Budget(kind="latency", share=0.1),))(resnet, timed)
+    with pytest.raises(ConfigError, match="nothing here can do that"):
+        Prune(ratio=0, budgets=(share,))(resnet, context)

@@ -1,0 +1,63 @@
+"""What the report says where a pruned file is slower than its multiply-adds promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edgeport import profile
+from edgeport.formats import OpTime
+from edgeport.steps import Step, shortfall
+from edgeport.store import Store
+from edgeport.types import OpCost
+
+
+def row(step: str, macs: int, latency: float | None) -> Step:
+    return Step(
+        step=step,
+        top1=90.0,
+        agreement=100.0,
+        macs=macs,
+        weights_nonzero=10,
+        size_bytes=10,
+        latency_p50_ms=latency,
+        origin="measured",
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store")
+    made.prepare()
+    return made
+
+
+def said(store: Store, before: float | None, after: float, monkeypatch: pytest.MonkeyPatch) -> str:
+    rows = [row("float", 1000, before), row("prune", 500, after), row("int8", 500, 0.1)]
+    costs = (OpCost(name="conv", kind="Conv", dtype="float32", macs=500, activation_bytes=10),)
+    file = SimpleNamespace(key="k", costs=costs, artifact=SimpleNamespace(path=Path("model.onnx")))
+    looks = []
+
+    def profiled(*arguments: object, **options: object) -> tuple[tuple[OpTime, ...], ...]:
+        looks.append(arguments)
+        return (tuple(OpTime(name=name, kind=name, kernel="", ms=0.5) for name in ("conv", "add")),)
+
+    monkeypatch.setattr("edgeport.steps.host.profile", profiled)
+    first = shortfall(store, profile.load("cpu"), (file, file), rows)  # type: ignore[arg-type]  # what it reads of files
+    assert shortfall(store, profile.load("cpu"), (file, file), rows) == first  # type: ignore[arg-type]  # as above
+    assert len(looks) <= 1  # the second time it is read from the store: times differ from look to look
+    return first
+
+
+def test_a_file_that_keeps_the_promise_says_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not said(store, 1.3, 1.0, monkeypatch)  # 1.3x of 2x is 65 %
+    assert not said(store, None, 1.0, monkeypatch)
+
+
+def test_a_slower_one_says_where_its_time_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said(store, 1.1, 1.0, monkeypatch) == (
+        "with 2.00x fewer multiply-adds the float file is 1.10x faster (measured), less than 60% of that: of the"
+        " operators' time, 50% bound by arithmetic (conv), 50% longer than their arithmetic and bytes explain (add)"
+    )
