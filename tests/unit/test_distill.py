@@ -254,6 +254,31 @@ def test_distill_that_diverges_names_epoch_and_step_and_keeps_the_checkpoint(tmp
         )
 
 
+def test_labels_alone_ask_no_teacher(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    labels = chance.integers(0, CLASSES, 128)
+    inputs = (chance.normal(size=(128, 3, 16, 16)) * 0.1 + labels[:, None, None, None] * 0.5).astype(np.float32)
+    stage = Distill(epochs=8, batch_size=16, hard_labels=1.0, augment=False)
+    model, metrics = stage(perturbed(teacher()), Context(train=data(tmp_path, inputs, labels=labels)))
+    losses = metrics["loss_per_epoch"]
+    assert isinstance(losses, list)
+    assert losses[-1] < losses[0] / 2
+    scores = model.module(torch.from_numpy(inputs))
+    assert (scores.argmax(1) == torch.from_numpy(labels)).float().mean() > 0.5  # one in four by chance
+
+
+def test_labels_alone_need_labels_of_classes(tmp_path: Path) -> None:
+    stage = Distill(epochs=1, hard_labels=1.0)
+    with pytest.raises(ConfigError, match="the samples of --train have none"):
+        stage(teacher(), Context(train=images(tmp_path)))
+    values = traced(nn.Conv2d(3, 4, 3))
+    labelled = data(tmp_path, np.zeros((8, 3, 16, 16), np.float32), labels=np.zeros(8, np.int64))
+    with pytest.raises(ConfigError, match="the network does not give class scores"):
+        stage(values, Context(train=labelled))
+    with pytest.raises(ConfigError, match="hard_labels is 1.5; it must be between 0 and 1"):
+        replace(stage, hard_labels=1.5)(teacher(), Context(teachers=(teacher(),), train=labelled))
+
+
 def test_a_training_that_diverges_later_ends_with_the_weights_of_the_epoch_before(tmp_path: Path) -> None:
     student = perturbed(teacher())
     context = Context(teachers=(teacher(),), train=images(tmp_path, 64), scratch=tmp_path)
