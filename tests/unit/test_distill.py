@@ -270,12 +270,12 @@ def test_labels_alone_ask_no_teacher(tmp_path: Path) -> None:
 def test_labels_alone_need_labels_of_classes(tmp_path: Path) -> None:
     stage = Distill(epochs=1, hard_labels=1.0)
     with pytest.raises(ConfigError, match="the samples of --train have none"):
-        stage(teacher(), Context(train=images(tmp_path)))
+        stage(teacher(), Context(train=data(tmp_path, np.zeros((8, 3, 16, 16), np.float32))))
     values = traced(nn.Conv2d(3, 4, 3))
     labelled = data(tmp_path, np.zeros((8, 3, 16, 16), np.float32), labels=np.zeros(8, np.int64))
     with pytest.raises(ConfigError, match="the network does not give class scores"):
         stage(values, Context(train=labelled))
-    with pytest.raises(ConfigError, match="hard_labels is 1.5; it must be between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"hard_labels is 1\.5; it must be between 0 and 1"):
         replace(stage, hard_labels=1.5)(teacher(), Context(teachers=(teacher(),), train=labelled))
 
 
