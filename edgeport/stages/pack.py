@@ -73,10 +73,11 @@ def pack(  # noqa: PLR0913  # keyword-only past the third
     with _staging(folder) as staging:
         _write_targets(staging, built, classes)
         pack_stages(stage_folders, staging)
-        if plot:
-            write_atomic(staging / STEPS_PLOT, plot)
         files = [file for file in staging.rglob("*") if file.is_file()]
         write_atomic(staging / MANIFEST, manifest(staging, files, facts))
+        if plot:  # like the report, not in the manifest: it shows latencies, which differ from run to run
+            write_atomic(staging / STEPS_PLOT, plot)
+            files.append(staging / STEPS_PLOT)
         write_atomic(staging / REPORT, report.to_json())
         _move(staging, folder, files, targets=(*report.targets, *report.failures))
 

@@ -87,7 +87,7 @@ def test_figures_of_the_report_agree_with_each_other_and_with_the_files(demo_bui
 
 
 def test_layout_is_what_the_contract_says(demo_build: Build) -> None:
-    expected = {"report.json", "manifest.json", "model.safetensors", "structure.json", "network.json"}
+    expected = {"report.json", "manifest.json", "model.safetensors", "structure.json", "network.json", "steps.svg"}
     for target in demo_build.report()["targets"]:
         files = {"io.json", "benchmark.py"}
         files |= {f"{stem}{suffix}" for stem in ("model", "model-float") for suffix in SUFFIXES[target]}
@@ -99,7 +99,9 @@ def test_manifest_lists_every_file_with_its_digest(demo_build: Build) -> None:
     manifest = json.loads((demo_build.output / "manifest.json").read_text(encoding="utf-8"))
     found = files_of(demo_build.output)
     listed = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    assert listed == {name: sha for name, sha in found.items() if name not in {"manifest.json", "report.json"}}
+    assert listed == {
+        name: sha for name, sha in found.items() if name not in {"manifest.json", "report.json", "steps.svg"}
+    }
     assert all(entry["bytes"] == (demo_build.output / name).stat().st_size for name, entry in manifest["files"].items())
 
 

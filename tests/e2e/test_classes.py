@@ -36,7 +36,7 @@ def test_three_classes_are_a_network_of_their_own(tmp_path: Path) -> None:
     assert figures["top1"] > 90
     structure = json.loads((out / "structure.json").read_text())
     assert structure["head"]["kept"] == [7, 1, 4]
-    assert structure["groups"]
+    assert structure["then"]["groups"]
 
     loaded = library.load_pruned(digits, out)
     assert loaded(torch.zeros(2, *trace["inputs"][0][1])).shape == (2, 3)
