@@ -123,7 +123,7 @@ def symmetric_weight(  # noqa: PLR0913  # keyword-only past the first
     scales = channel_scales(flat, bits)
     widened: tuple[int, ...] = ()
     if bias is not None:
-        needed = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
+        needed = least_scales(bias, input_scale)
         widened = tuple(int(index) for index in np.flatnonzero((needed > scales) & np.any(flat, axis=1)))
         scales = np.maximum(scales, needed.astype(np.float32))
     if not per_channel:
@@ -165,6 +165,19 @@ def _flipped(steps: NDArray[np.float64], integers: NDArray[np.float64], largest:
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(steps.shape[1])[None], axis=1)
     return np.where((rank < np.rint(np.abs(total))) & (excess > 0), integers - direction, integers)
+
+
+def least_scales(bias: NDArray[np.float32], input_scale: float) -> NDArray[np.float64]:
+    """Return the smallest weight scale of each channel with which its bias fits 32 bits, `(channels,)`."""
+    return np.asarray(np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT))
+
+
+def rounded_bias(
+    bias: NDArray[np.float32], *, input_scale: float, weight_scales: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return a bias `(channels,)` as its 32-bit integers stand for it."""
+    integers = integer_bias(bias, input_scale=input_scale, weight_scales=weight_scales)
+    return (integers * (input_scale * weight_scales.astype(np.float64))).astype(np.float32)
 
 
 def integer_bias(

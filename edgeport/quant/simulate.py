@@ -15,8 +15,8 @@ from torch.fx import GraphModule, Node
 
 from edgeport.graph.execute import FUSED_ACTIVATIONS, HARDTANHS, Executor
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.affine import Affine, asymmetric
-from edgeport.quant.layers import integer_weight, layer_bits, real_weight, weight_of, weighted_nodes
+from edgeport.quant.affine import Affine, asymmetric, rounded_bias
+from edgeport.quant.layers import bias_of, integer_weight, layer_bits, real_weight, weight_of, weighted_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -50,7 +50,8 @@ class Simulator:
         quantized = copy.deepcopy(module)
         for node in weighted_nodes(quantized):
             if layers is None or keys[node.name] in layers:
-                _round_weight(quantized, node, bits[keys[node.name]])
+                read = ranges.get(keys.get(str(node.args[0]), ""))
+                _round_layer(quantized, node, bits[keys[node.name]], None if read is None else asymmetric(*read))
         self.affines = {key: asymmetric(*ranges[key]) for key in rounded_activations(module, layers) if key in ranges}
         self._executor = Executor(quantized, example_inputs)
 
@@ -71,12 +72,19 @@ def fake_quantize(values: torch.Tensor, affine: Affine) -> torch.Tensor:
     return steps.round_().clamp_(low, high).mul_(affine.scale)
 
 
-def _round_weight(module: GraphModule, node: Node, bits: WeightBits) -> None:
-    name = f"{node.name}_rounded"
-    found = integer_weight(weight_of(module, node), bits)
-    module.register_buffer(name, real_weight(torch.from_numpy(found.integers), torch.from_numpy(found.scales)))
-    with module.graph.inserting_before(node):
-        node.update_arg(1, module.graph.get_attr(name))
+def _round_layer(module: GraphModule, node: Node, bits: WeightBits, read: Affine | None) -> None:
+    """Round a layer's weight, and its bias to 32 bits; `read`: how its input is quantized, None: not at all."""
+    bias = bias_of(module, node)
+    scale = 1.0 if read is None else read.scale
+    known = None if bias is None or read is None else bias.float().numpy()
+    found = integer_weight(weight_of(module, node), bits, bias=known, input_scale=scale)
+    rounded = {"weight": real_weight(torch.from_numpy(found.integers), torch.from_numpy(found.scales))}
+    if known is not None:
+        rounded["bias"] = torch.from_numpy(rounded_bias(known, input_scale=scale, weight_scales=found.scales))
+    for place, (name, value) in enumerate(rounded.items(), start=1):
+        module.register_buffer(f"{node.name}_rounded_{name}", value)
+        with module.graph.inserting_before(node):
+            node.update_arg(place, module.graph.get_attr(f"{node.name}_rounded_{name}"))
 
 
 def rounded_activations(module: GraphModule, layers: Collection[str] | None = None) -> set[str]:

@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 
 from edgeport.graph.canonical import drop_unused
 from edgeport.graph.provenance import provenance_keys
-from edgeport.quant.affine import asymmetric
+from edgeport.quant.affine import asymmetric, least_scales, rounded_bias
 from edgeport.quant.corrections import Layers, LayerWeights, correctable_layers
 from edgeport.quant.layers import (
     bias_of,
@@ -62,6 +62,25 @@ def nearest(weight: torch.Tensor, bits: WeightBits) -> torch.Tensor:
     return real_weight(torch.from_numpy(steps), torch.from_numpy(scales))
 
 
+def round_bias(bias: torch.Tensor, weight: torch.Tensor, bits: WeightBits, input_scale: float) -> torch.Tensor:
+    """Return a bias, `(out,)`, in the steps of 32-bit integers that a file keeps it in.
+
+    The steps are fine, but where they are left out a tie here and there is rounded to the other side, and every layer
+    behind it has more of them.
+
+    Args:
+        bias: as trained.
+        weight: as trained, `(out, ...)`.
+        bits: of the layer's weights.
+        input_scale: of the activation that the layer reads.
+    """
+    exact = bias.detach()
+    scales = channel_scales(weight.detach().reshape(len(weight), -1).numpy(), bits)
+    scales = np.maximum(scales, least_scales(exact.numpy(), input_scale).astype(np.float32))
+    rounded = torch.from_numpy(rounded_bias(exact.numpy(), input_scale=input_scale, weight_scales=scales))
+    return bias + (rounded - exact)
+
+
 def round_activation(values: torch.Tensor, scale: float, zero_point: int, smallest: int, largest: int) -> torch.Tensor:
     """Return activations rounded to their grid; the gradient is that of clipping to the range."""
     return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, smallest, largest)
@@ -83,7 +102,8 @@ def int8_student(module: GraphModule, ranges: Ranges, weight_bits: WeightBits) -
     bits = layer_bits(student, weight_bits)
     for node in weighted_nodes(student):
         if keys[node.name] in tuned:
-            _make_trainable(student, node, bits[keys[node.name]])
+            scale = asymmetric(*ranges[keys[str(node.args[0])]]).scale  # a node with a range: the layer is tuned
+            _make_trainable(student, node, bits[keys[node.name]], scale)
     for node in activations:
         affine = asymmetric(*ranges[keys[node.name]])
         with student.graph.inserting_after(node):
@@ -132,7 +152,7 @@ def trained_layers(
     return layers
 
 
-def _make_trainable(student: GraphModule, node: Node, bits: WeightBits) -> None:
+def _make_trainable(student: GraphModule, node: Node, bits: WeightBits, input_scale: float) -> None:
     weight, bias = weight_of(student, node), bias_of(student, node)
     with student.graph.inserting_before(node):
         student.register_parameter(f"{node.name}_weight", nn.Parameter(weight.clone()))
@@ -140,4 +160,5 @@ def _make_trainable(student: GraphModule, node: Node, bits: WeightBits) -> None:
         node.update_arg(1, student.graph.call_function(round_weight, (source, bits)))
         if bias is not None:
             student.register_parameter(f"{node.name}_bias", nn.Parameter(bias.clone()))
-            node.update_arg(2, student.graph.get_attr(f"{node.name}_bias"))
+            exact = student.graph.get_attr(f"{node.name}_bias")
+            node.update_arg(2, student.graph.call_function(round_bias, (exact, source, bits, input_scale)))

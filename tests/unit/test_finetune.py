@@ -15,7 +15,7 @@ from edgeport.graph.canonical import canonicalize
 from edgeport.quant.corrections import with_layers
 from edgeport.quant.layers import weight_of, weighted_nodes
 from edgeport.quant.simulate import Simulator
-from edgeport.quant.straight_through import int8_student, round_activation, round_weight, trained_layers
+from edgeport.quant.straight_through import int8_student, round_activation, round_bias, round_weight, trained_layers
 from edgeport.stages.calibrate import Calibrate
 from edgeport.stages.context import Context
 from edgeport.stages.finetune import Finetune
@@ -65,6 +65,16 @@ def test_weights_are_rounded_per_channel_and_gradients_pass() -> None:
     assert torch.allclose(rounded, torch.tensor([[63.0, 1.0, 0.0], [6.3, 0.1, -6.3]]))
     rounded.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
     assert torch.equal(weight.grad, torch.ones(2, 3))  # type: ignore[arg-type]  # there is one
+
+
+def test_biases_are_rounded_to_32_bits_also_where_weights_are_zero() -> None:
+    weight = torch.tensor([[0.127, 0.0], [0.0, 0.0]])  # scales 0.001, and next to nothing
+    bias = torch.tensor([0.01234, 3.0], requires_grad=True)
+    rounded = round_bias(bias, weight, 8, 0.5)  # steps of 0.0005
+    assert rounded[0].item() == pytest.approx(0.0125, abs=1e-7)
+    assert rounded[1].item() == pytest.approx(3.0, rel=1e-6)
+    rounded.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    assert torch.equal(bias.grad, torch.ones(2))  # type: ignore[arg-type]  # there is one
 
 
 def test_activations_are_rounded_and_clipped_ones_have_no_gradient() -> None:
