@@ -99,8 +99,9 @@ def ours(arguments: argparse.Namespace) -> float:
 
     environment.prepare(1)
     clock = timed(EDGEPORT_CALLS)
+    from edgeport.options import Options
     from edgeport.pipeline import build
-    from edgeport.plan import Options, resolve
+    from edgeport.plan import resolve
     from edgeport.store import Store
 
     arrays = np.load(arguments.data)

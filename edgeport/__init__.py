@@ -56,8 +56,9 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     Raises:
         EdgeportError: see `edgeport.errors`. A figure beyond its limit is no error: see `Report.verdict`.
     """
+    from edgeport.options import Options
     from edgeport.pipeline import build as run
-    from edgeport.plan import Options, resolve
+    from edgeport.plan import resolve
 
     flags = Options(
         model=model,

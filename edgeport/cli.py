@@ -152,7 +152,8 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
 ) -> None:
     """Build validated files for one or more targets."""
     with reported():
-        from edgeport.plan import Options, resolve
+        from edgeport.options import Options
+        from edgeport.plan import resolve
 
         _quiet_environment(threads)
         flags = Options(

@@ -41,26 +41,16 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         return float(self.size_bytes) if self.size_bytes else self.share * before
 
 
-def parse_macs(share: float) -> Budget:
-    """Return what `--macs SHARE` asks for.
+def parse_share(kind: Kind, share: float) -> Budget:
+    """Return what `--macs SHARE` or `--latency SHARE` asks for.
 
     Raises:
         ConfigError: not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise ConfigError(f"--macs {share:g}: a share of the multiply-adds to keep, above 0 and below 1")
-    return Budget(kind="macs", share=share)
-
-
-def parse_latency(share: float) -> Budget:
-    """Return what `--latency SHARE` asks for.
-
-    Raises:
-        ConfigError: not between 0 and 1.
-    """
-    if not 0 < share < 1:
-        raise ConfigError(f"--latency {share:g}: a share of the float file's latency to keep, above 0 and below 1")
-    return Budget(kind="latency", share=share)
+        what = "float file's latency" if kind == "latency" else WORDS[kind]
+        raise ConfigError(f"--{kind} {share:g}: a share of the {what} to keep, above 0 and below 1")
+    return Budget(kind=kind, share=share)
 
 
 def parse_size(text: str | float) -> Budget:

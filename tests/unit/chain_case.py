@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from edgeport.graph.network import load_network
-from edgeport.plan import Options, Plan, resolve
+from edgeport.options import Options
+from edgeport.plan import Plan, resolve
 from edgeport.stages.chain import Chain
 from edgeport.stages.data import open_data
 from edgeport.store import Store

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from edgeport.errors import ConfigError
-from edgeport.plan import DEMO, Options, Plan, resolve
+from edgeport.options import DEMO, Options
+from edgeport.plan import Plan, resolve
 from edgeport.profile import known_targets
 
 TARGET = 'description = "mine"\nbackend = "tflite"\nisa = "aarch64"\n'

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgeport.errors import ConfigError
 from edgeport.pruning.allocation import allocate_each, are_multiples, global_wanted
-from edgeport.pruning.budget import Budget, parse_macs, parse_size, weight_bytes
+from edgeport.pruning.budget import Budget, parse_share, parse_size, weight_bytes
 from edgeport.pruning.groups import ChannelGroup, Filters
 from edgeport.pruning.search import Knob, UnmetError, fit
 from edgeport.pruning.sensitivity import Curve, after, convex, levels, measure, steps
@@ -53,7 +53,7 @@ def test_other_sizes_are_refused_in_one_line(text: str) -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -0.5, float("nan")])
 def test_a_share_of_multiply_adds_lies_between_0_and_1(share: float) -> None:
     with pytest.raises(ConfigError, match="above 0 and below 1"):
-        parse_macs(share)
+        parse_share("macs", share)
 
 
 def test_weights_take_bytes_as_shipped_and_norms_fold() -> None:
