@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeport import environment
-from edgeport.console import INTERRUPTED, explained, only_results_on_stdout, reported, tell
+from edgeport.build_command import build
+from edgeport.console import INTERRUPTED, explained, only_results_on_stdout, quiet_environment, reported, stdout, tell
 from edgeport.errors import ConfigError, LimitError, MissingPackageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 app = typer.Typer(
     add_completion=False,
@@ -53,165 +51,7 @@ def _run(arguments: list[str]) -> int:
         return tell(f"{message[:1].lower()}{message[1:]}; see {place} --help", ConfigError.exit_code)
 
 
-def _quiet_environment(threads: int | None) -> None:
-    """Prepare for heavy packages."""
-    environment.prepare(threads or 1)
-    if os.environ.get("EDGEPORT_DEBUG") != "1":
-        warnings.simplefilter("ignore")  # libraries' deprecations of their own internals: nothing a user can act on
-
-
-@app.command()
-def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of the command line
-    model: Annotated[
-        str | None, typer.Argument(help="module:factory, file.py:factory or a .pt2; none: the embedded default")
-    ] = None,
-    target: Annotated[str | None, typer.Option(help="targets, comma separated, or all")] = None,
-    weights: Annotated[str | None, typer.Option(help=".safetensors, or a .pt with a state_dict")] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(
-            help="samples for int8 ranges: folder, .npz, file.py:callable, recipe (none: only weights in int8)"
-        ),
-    ] = None,
-    evaluate: Annotated[
-        str | None, typer.Option(help="samples for the verdict (default: a fifth of --calibrate)")
-    ] = None,
-    train: Annotated[str | None, typer.Option(help="samples for --distill")] = None,
-    tune: Annotated[
-        str | None, typer.Option(help="labelled samples to choose settings on (default: a fifth of --calibrate)")
-    ] = None,
-    prune: Annotated[
-        str | None,
-        typer.Option(
-            help="share of filters to cut, 0..1, or some of filter:0.5,layer:2,fine:0.8,kernel:0.5,vector:0.5,2:4"
-        ),
-    ] = None,
-    distill: Annotated[int | None, typer.Option(help="epochs of distillation")] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="networks to learn from instead of MODEL, comma separated: file.py:factory")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="softens the teacher's and the student's answers (default: 4)")
-    ] = None,
-    hard_labels: Annotated[
-        float | None, typer.Option(help="share of the loss that the labels of --train have, 0..1 (default: 0.1)")
-    ] = None,
-    features: Annotated[
-        float | None, typer.Option(help="weight of attention maps in distillation (default: 0, outputs alone)")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="of the network's classes, those to keep: names or indices, comma separated")
-    ] = None,
-    repair_bias: Annotated[
-        bool | None,
-        typer.Option("--repair-bias", help="after --distill: shift the scores of classes that --train lacks"),
-    ] = None,
-    qat: Annotated[int | None, typer.Option(help="epochs of quantization-aware training of the int8 files")] = None,
-    precision: Annotated[Literal["int8", "float16", "float32"] | None, typer.Option(help="of the shipped file")] = None,
-    weight_bits: Annotated[
-        int | None,
-        typer.Option(help="of int8 files' weights: 8, 4; with --qat 2 (ternary), 1 (binary) (default: 8)"),
-    ] = None,
-    max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
-    output: Annotated[str | None, typer.Option(help="folder for the results (default: edgeport-out)")] = None,
-    config: Annotated[
-        str | None, typer.Option(help="configuration file (default: edgeport.toml where there is one)")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="of everything random (default: 0)")] = None,
-    importance: Annotated[
-        Literal["l1", "l2", "fpgm", "bn", "taylor", "activation", "auto"] | None,
-        typer.Option(help="how filters are ranked (default: l1)"),
-    ] = None,
-    allocation: Annotated[
-        Literal["uniform", "global", "sensitivity"] | None,
-        typer.Option(help="how the cut is shared out among layers (default: uniform)"),
-    ] = None,
-    macs: Annotated[float | None, typer.Option(help="share of multiply-adds to keep, instead of --prune")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="weights to keep, 500kB or a share such as 0.5, instead of --prune")
-    ] = None,
-    latency: Annotated[
-        float | None, typer.Option(help="share of the float file's latency to keep on each target, instead of --prune")
-    ] = None,
-    prune_rounds: Annotated[
-        int | None, typer.Option(help="cuts on the way to --macs, --size or --latency, each followed by distillation")
-    ] = None,
-    calibration: Annotated[
-        Literal["auto", "minmax", "percentile", "entropy", "mse"] | None,
-        typer.Option(help="how ranges are made of statistics (default: auto)"),
-    ] = None,
-    correction: Annotated[
-        str | None, typer.Option(help="of weights: auto, none, or some of equalize,bias,adaround (default: auto)")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="for this build's own computing (default: 1)")] = None,
-    network_input: Annotated[
-        str | None, typer.Option("--input", help="what the network takes, for builds without data: 3x32x32[,16:int64]")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved plan and stop")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print report.json")] = False,
-) -> None:
-    """Build validated files for one or more targets."""
-    with reported():
-        from edgeport.options import Options
-        from edgeport.plan import resolve
-
-        _quiet_environment(threads)
-        flags = Options(
-            model=model,
-            target=target,
-            weights=weights,
-            calibrate=calibrate,
-            evaluate=evaluate,
-            train=train,
-            tune=tune,
-            prune=prune,
-            distill=distill,
-            teacher=teacher,
-            temperature=temperature,
-            hard_labels=hard_labels,
-            features=features,
-            classes=classes,
-            repair_bias=repair_bias,
-            qat=qat,
-            precision=precision,
-            weight_bits=weight_bits,
-            max_drop=max_drop,
-            output=output,
-            seed=seed,
-            importance=importance,
-            allocation=allocation,
-            macs=macs,
-            size=size,
-            latency=latency,
-            prune_rounds=prune_rounds,
-            calibration=calibration,
-            correction=correction,
-            threads=threads,
-            input=network_input,
-        )
-        plan = resolve(flags, config)
-        if dry_run:
-            import msgspec
-
-            typer.echo(msgspec.json.format(msgspec.json.encode(plan), indent=1).decode())
-            return
-        from edgeport.pipeline import build as run
-        from edgeport.report.progress import TerminalProgress
-
-        with only_results_on_stdout():
-            report = run(plan, progress=TerminalProgress(_console(stderr=True)))
-        if as_json:
-            typer.echo(report.to_json(), nl=False)
-            for name, why in report.failures.items():  # without --json the table says it
-                tell(f"{name}: not built: {why}", report.exit_code)
-        else:
-            from edgeport.report.table import ablation_rows, print_report
-            from edgeport.stages.pack import STEPS_PLOT
-
-            print_report(report, _stdout())
-            drawn = f", the steps as a plot: {plan.output}/{STEPS_PLOT}" if ablation_rows(report) else ""
-            typer.echo(f"files: {plan.output}{drawn}")
-        raise typer.Exit(report.exit_code)
+app.command()(build)
 
 
 @app.command()
@@ -263,7 +103,7 @@ def doctor(
 
 
 def _examine(data: str, model: str | None, weights: str | None, evaluate: str | None, *, as_json: bool) -> None:
-    _quiet_environment(None)
+    quiet_environment(None)
     from edgeport import checkup
 
     with only_results_on_stdout():
@@ -283,14 +123,14 @@ def inspect(
 ) -> None:
     """Print operators, number formats, multiply-adds and bytes of a file."""
     with reported():
-        _quiet_environment(None)
+        quiet_environment(None)
         from edgeport.report.inspection import inspection, render_inspection
 
         found = inspection(file)
         if as_json:
             typer.echo(json.dumps(found, indent=1))
         else:
-            render_inspection(found, _stdout())
+            render_inspection(found, stdout())
 
 
 @app.command()
@@ -301,7 +141,7 @@ def bench(
 ) -> None:
     """Time the shipped file against the float file, interleaved."""
     with reported():
-        _quiet_environment(threads)
+        quiet_environment(threads)
         from edgeport.bundle import bench_bundle
 
         if device != "host":
@@ -322,7 +162,7 @@ def verify(
     With --isa, also run each one here, in exact arithmetic and on that processor under emulation.
     """
     with reported():
-        _quiet_environment(None)
+        quiet_environment(None)
         from edgeport.bundle import verify_bundle, verify_isa
         from edgeport.devices import qemu
 
@@ -347,7 +187,7 @@ def debug(
 ) -> None:
     """Say which layer of which runtime's file is wrong; the plot is debug.svg. Ends with 6 when a file is."""
     with reported():
-        _quiet_environment(None)
+        quiet_environment(None)
         from edgeport.debugging.debug import debug as examine
         from edgeport.report.debug_plot import write_plot
         from edgeport.report.debug_table import debugged_json, print_debugged
@@ -358,7 +198,7 @@ def debug(
         if as_json:
             typer.echo(json.dumps(debugged_json(found), indent=1))
         else:
-            print_debugged(found, _stdout())
+            print_debugged(found, stdout())
             typer.echo(f"plot: {place}")
         raise typer.Exit(LimitError.exit_code if found.is_anyone_wrong else 0)
 
@@ -373,7 +213,7 @@ def compare(
         from edgeport.report.report import read_report
         from edgeport.report.table import print_comparison
 
-        print_comparison(read_report(first), read_report(second), _stdout())
+        print_comparison(read_report(first), read_report(second), stdout())
 
 
 @app.command()
@@ -384,19 +224,7 @@ def report(folder: Annotated[Path, typer.Argument(help="an output folder or repo
         from edgeport.report.table import print_report
 
         found = read_report(folder)
-        print_report(found, _stdout())
+        print_report(found, stdout())
         if (plot := folder / "debug.svg").is_file():
             typer.echo(f"plot of the layers, by edgeport debug: {plot}")
         raise typer.Exit(found.exit_code)
-
-
-def _stdout() -> Console:
-    """Return a console for results; wide where stdout is not a terminal, so that nothing is cut."""
-    return _console(width=None if sys.stdout.isatty() else 160)
-
-
-def _console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """Return a console without any styles under `NO_COLOR`; by itself, rich would still print bold."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, width=width, color_system=None if os.environ.get("NO_COLOR") else "auto")

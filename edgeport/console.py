@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from edgeport import environment
 from edgeport.errors import ConfigError, EdgeportError, StageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 INTERRUPTED = 130
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: over `ulimit -f`
@@ -84,3 +90,22 @@ def only_results_on_stdout() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def quiet_environment(threads: int | None) -> None:
+    """Prepare for heavy packages."""
+    environment.prepare(threads or 1)
+    if os.environ.get("EDGEPORT_DEBUG") != "1":
+        warnings.simplefilter("ignore")  # libraries' deprecations of their own internals: nothing a user can act on
+
+
+def stdout() -> Console:
+    """Return a console for results; wide where stdout is not a terminal, so that nothing is cut."""
+    return terminal(width=None if sys.stdout.isatty() else 160)
+
+
+def terminal(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Return a console without any styles under `NO_COLOR`; by itself, rich would still print bold."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=width, color_system=None if os.environ.get("NO_COLOR") else "auto")
