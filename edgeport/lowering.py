@@ -161,33 +161,30 @@ def float_file(store: Store, target: TargetProfile, model: Callable[[], Model], 
 
 
 def latency_share(
-    store: Store, targets: Sequence[TargetProfile], original: Callable[[], Model], *, key: str
-) -> Callable[[Model], float]:
-    """Return what tells a network's latency as a share of the original's: of float files, where it is most.
+    store: Store, targets: Sequence[TargetProfile], model: Model, original: Callable[[], Model], *, key: str
+) -> float:
+    """Return a network's latency as a share of the original's: of float files, on the target where it is most.
 
     Both files are timed interleaved, on the targets' runtimes on this machine.
 
     Args:
         store: where finished files lie.
         targets: whose runtimes.
-        original: the network that came in.
+        model: the network.
+        original: the one that came in.
         key: of the original.
     """
     from edgeport.graph.float_graph import FloatGraph
 
-    def share(model: Model) -> float:
-        graph = FloatGraph.from_model(model)
-        found = []
-        for target in targets:
-            module = backend(target.backend)
-            whole = float_file(store, target, original, key=key)
-            with store.workspace() as folder:
-                candidate = module.lower_float(graph, target, folder / f"model{module.suffix}")
-                (folder / BINDINGS).write_text(json.dumps(module.bindings(graph, candidate.path)))
-                timing, before = host.bench(
-                    (candidate.path, whole.artifact.path), threads=target.threads, seconds=TIMED_SECONDS
-                )
-            found.append(timing.p50_ms / before.p50_ms)
-        return max(found)
-
-    return share
+    graph = FloatGraph.from_model(model)
+    found = []
+    for target in targets:
+        module = backend(target.backend)
+        whole = float_file(store, target, original, key=key)
+        with store.workspace() as folder:
+            candidate = module.lower_float(graph, target, folder / f"model{module.suffix}")
+            (folder / BINDINGS).write_text(json.dumps(module.bindings(graph, candidate.path)))
+            paths = (candidate.path, whole.artifact.path)
+            timing, before = host.bench(paths, threads=target.threads, seconds=TIMED_SECONDS)
+        found.append(timing.p50_ms / before.p50_ms)
+    return max(found)

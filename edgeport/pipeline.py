@@ -64,7 +64,7 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
         runtimes = _runtimes(plan)
 
         def latency(model: Model) -> float:
-            return latency_share(store, plan.targets, chain.original, key=chain.trace_key)(model)
+            return latency_share(store, plan.targets, model, chain.original, key=chain.trace_key)
 
         chain = Chain(plan, network, data, store, progress, teachers=teachers, latency=latency, runtimes=runtimes)
         records = examined(chain, chain.records())

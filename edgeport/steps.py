@@ -47,6 +47,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         macs: multiply-adds of one sample.
         weights_nonzero: values in all parameters that are not zero; of the shipped file the last step's.
         size_bytes: of the target's file; None where its backend cannot write this step's network.
+        why_no_file: what the backend said then.
         latency_p50_ms: batch one, one inference.
         origin: of the latency, and of the shipped file's accuracy.
     """
@@ -59,6 +60,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | None
     latency_p50_ms: float | None
     origin: Origin
+    why_no_file: str = ""
 
 
 def steps(
@@ -83,9 +85,9 @@ def steps(
     found = {}
     for target, built, metrics in targets:
         files = _files(store, chain, target, built, rows)
-        times = _times(store, target, [file for file in files if file is not None])
+        times = _times(store, target, [*(file for file in files if not isinstance(file, str)), built[0]])
         origin = origin_on_host(target)
-        table = [_step(row, file, times, origin) for row, file in zip(rows, files[:-1], strict=True)]
+        table = [_step(row, file, times, origin) for row, file in zip(rows, files, strict=True)]
         found[target.name] = [*table, _shipped(built[0], rows[-1], {metric.name: metric for metric in metrics}, times)]
     return found
 
@@ -124,19 +126,19 @@ def shortfall(store: Store, target: TargetProfile, built: Built, rows: Sequence[
 
 def _files(
     store: Store, chain: Chain, target: TargetProfile, built: Built, rows: Sequence[Row]
-) -> list[Lowered | None]:
-    """Return the float file of every step, and the shipped one; steps that cost the same share one."""
-    written: dict[tuple[int, int], Lowered | None] = {(rows[-1].macs, rows[-1].weights): built[1]}
+) -> tuple[Lowered | str, ...]:
+    """Return the float file of every step, or why there is none; steps that cost the same share one."""
+    written: dict[tuple[int, int], Lowered | str] = {(rows[-1].macs, rows[-1].weights): built[1]}
     files = []
     for row, step in zip(rows, chain.float_steps(), strict=True):
         costs = row.macs, row.weights
         if costs not in written:
             try:
                 written[costs] = float_file(store, target, step.model, key=step.key)
-            except LoweringError:  # the network that ships can be written, so the build goes on; the row has no file
-                written[costs] = None
+            except LoweringError as error:  # the network that ships can be written, so the build goes on
+                written[costs] = str(error)
         files.append(written[costs])
-    return [*files, built[0]]
+    return tuple(files)
 
 
 def _times(store: Store, target: TargetProfile, files: Sequence[Lowered]) -> Mapping[str, float]:
@@ -153,16 +155,17 @@ def _times(store: Store, target: TargetProfile, files: Sequence[Lowered]) -> Map
     return msgspec.json.decode((folder / "times.json").read_bytes(), type=dict[str, float])
 
 
-def _step(row: Row, file: Lowered | None, times: Mapping[str, float], origin: Origin) -> Step:
+def _step(row: Row, file: Lowered | str, times: Mapping[str, float], origin: Origin) -> Step:
     return Step(
         step=row.step,
         top1=row.top1,
         agreement=row.agreement,
         macs=row.macs,
         weights_nonzero=row.weights_nonzero,
-        size_bytes=None if file is None else file.artifact.size_bytes,
-        latency_p50_ms=None if file is None else times[file.key],
+        size_bytes=None if isinstance(file, str) else file.artifact.size_bytes,
+        latency_p50_ms=None if isinstance(file, str) else times[file.key],
         origin=origin,
+        why_no_file=file if isinstance(file, str) else "",
     )
 
 

@@ -70,9 +70,13 @@ class Validating:
         if rows := steps(self.store, self.chain, self.samples, self.progress, finished):
             figures["ablation"] = msgspec.to_builtins(rows)
             for target in targets:
+                missing = [
+                    f"no file of step {row.step}: {row.why_no_file}" for row in rows[target.name] if row.why_no_file
+                ]
                 if why := shortfall(self.store, target, built[target.name], rows[target.name]):
-                    result = results[target.name]
-                    results[target.name] = replace(result, notes=(*result.notes, why))
+                    missing.append(why)
+                result = results[target.name]
+                results[target.name] = replace(result, notes=(*result.notes, *missing))
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:

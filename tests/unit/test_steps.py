@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from edgeport import profile
 from edgeport.formats import OpTime
-from edgeport.steps import Step, shortfall
+from edgeport.steps import Step, shortfall, step_notes
 from edgeport.store import Store
 from edgeport.types import OpCost
 
@@ -61,3 +62,11 @@ def test_a_slower_one_says_where_its_time_goes(store: Store, monkeypatch: pytest
         "with 2.00x fewer multiply-adds the float file is 1.10x faster (measured), less than 60% of that: of the"
         " operators' time, 50% bound by arithmetic (conv), 50% longer than their arithmetic and bytes explain (add)"
     )
+
+
+def test_a_step_that_a_runtime_cannot_express_is_named_with_its_reason(store: Store) -> None:
+    missing = msgspec.structs.replace(row("float", 500, None), size_bytes=None, why_no_file="operator 'roll' of 'a'")
+    rows = [missing, row("prune", 500, 1.0), row("int8", 500, 0.1)]
+    file = SimpleNamespace(key="k")
+    said = step_notes(store, profile.load("cpu"), (file, file), rows)  # type: ignore[arg-type]  # what it reads of files
+    assert said == ["no file of step float: operator 'roll' of 'a'"]
