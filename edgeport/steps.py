@@ -92,6 +92,13 @@ def steps(
     return found
 
 
+def step_notes(store: Store, target: TargetProfile, built: Built, rows: Sequence[Step]) -> list[str]:
+    """Return what the report says of a target's steps: those without a file, and speed that did not come."""
+    missing = [f"no file of step {row.step}: {row.why_no_file}" for row in rows if row.why_no_file]
+    slow = shortfall(store, target, built, rows)
+    return [*missing, *([slow] if slow else [])]
+
+
 def shortfall(store: Store, target: TargetProfile, built: Built, rows: Sequence[Step]) -> str:
     """Return why the float file gained less speed than its multiply-adds promise; empty where it kept the promise.
 

@@ -41,7 +41,7 @@ class Validating:
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
-        from edgeport.steps import shortfall, steps
+        from edgeport.steps import step_notes, steps
         from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
@@ -70,13 +70,11 @@ class Validating:
         if rows := steps(self.store, self.chain, self.samples, self.progress, finished):
             figures["ablation"] = msgspec.to_builtins(rows)
             for target in targets:
-                missing = [
-                    f"no file of step {row.step}: {row.why_no_file}" for row in rows[target.name] if row.why_no_file
-                ]
-                if why := shortfall(self.store, target, built[target.name], rows[target.name]):
-                    missing.append(why)
-                result = results[target.name]
-                results[target.name] = replace(result, notes=(*result.notes, *missing))
+                result, why = (
+                    results[target.name],
+                    step_notes(self.store, target, built[target.name], rows[target.name]),
+                )
+                results[target.name] = replace(result, notes=(*result.notes, *why))
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
