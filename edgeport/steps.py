@@ -70,7 +70,7 @@ def steps(
     progress: Progress,
     targets: Sequence[tuple[TargetProfile, Built, Sequence[Metric]]],
 ) -> dict[str, list[Step]]:
-    """Return target -> its rows; empty where no stage changed the network.
+    """Return target -> its rows, the network that came in first.
 
     Args:
         store: where files and figures lie.
@@ -80,8 +80,6 @@ def steps(
         targets: with their files and the shipped file's figures.
     """
     rows = ablation(store, chain, samples, progress)
-    if not rows:
-        return {}
     found = {}
     for target, built, metrics in targets:
         files = _files(store, chain, target, built, rows)
@@ -177,7 +175,7 @@ def _step(row: Row, file: Lowered | str, times: Mapping[str, float], origin: Ori
 
 
 def _shipped(shipped: Lowered, last: Row, metrics: Mapping[str, Metric], times: Mapping[str, float]) -> Step:
-    top1, agreement = metrics.get("top1"), metrics.get("agreement@original")
+    top1, agreement = metrics.get("top1"), metrics.get("agreement@original", metrics.get("agreement"))
     return Step(
         step=shipped.artifact.precision,
         top1=None if top1 is None else top1.value,

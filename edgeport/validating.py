@@ -67,13 +67,12 @@ class Validating:
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
         figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
         finished = [(target, built[target.name], results[target.name].metrics) for target in targets]
-        if rows := steps(self.store, self.chain, self.samples, self.progress, finished):
+        if not self.data.is_random:  # of random samples there is no accuracy to set against size and speed
+            rows = steps(self.store, self.chain, self.samples, self.progress, finished)
             figures["ablation"] = msgspec.to_builtins(rows)
             for target in targets:
-                result, why = (
-                    results[target.name],
-                    step_notes(self.store, target, built[target.name], rows[target.name]),
-                )
+                result = results[target.name]
+                why = step_notes(self.store, target, built[target.name], rows[target.name])
                 results[target.name] = replace(result, notes=(*result.notes, *why))
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 

@@ -60,7 +60,7 @@ def _table(report: Report) -> Table:
 
 
 def _steps(report: Report) -> Table | None:
-    """Return a table of what each step did to accuracy, size and speed; None where no stage changed the network."""
+    """Return a table of what each step did to accuracy, size and speed; None where samples were random."""
     found = ablation_rows(report)
     if not found:
         return None
@@ -76,7 +76,7 @@ def _steps(report: Report) -> Table | None:
 
 
 def ablation_rows(report: Report) -> dict[str, list[dict[str, Any]]]:
-    """Return target -> rows of `edgeport.steps.Step` as JSON; empty where no stage changed the network."""
+    """Return target -> rows of `edgeport.steps.Step` as JSON; empty where samples were random."""
     found = next((stage.metrics.get("ablation") for stage in report.stages if stage.name == "validate"), None)
     return found if isinstance(found, dict) else {}
 
