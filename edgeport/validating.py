@@ -42,6 +42,7 @@ class Validating:
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
         from edgeport.steps import step_notes, steps
+        from edgeport.validation.boards import board_notes
         from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
@@ -57,6 +58,7 @@ class Validating:
                 proof = proven(self.store, shipped, target, inputs, samples_digest=self.samples.digest)
                 seconds += found.seconds + proof.seconds
                 said_here = [*self._unused_labels(found.metrics), *proof.notes]
+                said_here += board_notes(target, built[target.name][0].costs, found.metrics)
                 said[target.name] = {"notes": said_here}
                 results[target.name] = TargetResult(
                     artifact=artifact_name(target.name, shipped),
@@ -99,7 +101,9 @@ class Validating:
             "validate",
             [shipped.key, floating.key, reference_key(self.chain, self.samples)],
             msgspec.to_builtins(target),
+            msgspec.to_builtins(target.cost_models),
             self.plan.max_drop,
+            self.plan.per_day,
             [platform.machine(), platform.node()],
         )
         folder = self.store.get(key)
@@ -113,7 +117,9 @@ class Validating:
                 reference=known,
                 profile=target,
                 costs=shipped.costs,
+                float_costs=floating.costs,
                 max_drop=self.plan.max_drop,
+                per_day=self.plan.per_day,
             )
             found = _Validated(metrics, time.perf_counter() - start)
             with self.store.put(key) as fresh:
