@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import power_roofline
 import power_tiny
 from power_fit import Figure, Quality, Row, constants, coverage, factor, left_out, quality, read, transferred
 from power_page import Evidence, Transfer, page
@@ -56,13 +57,17 @@ def predicted(rows: Sequence[Row], figure: Figure) -> tuple[np.ndarray, Quality]
     return found, quality(found, metered, coverage(rows, figure, found))
 
 
-def by_watts(rows: Sequence[Row]) -> Quality:
-    """Return how good left-out latency x the mean watts of the other families is as a prediction of energy."""
+def simpler(rows: Sequence[Row]) -> dict[str, Quality]:
+    """Return how good simpler predictions of energy are: left-out latency x watts (the other families'), a roofline."""
+    metered = np.array([row.energy_nj for row in rows])
     watts = [
         np.mean([other.watts for other in rows if other.dtype == row.dtype and other.family != row.family])
         for row in rows
     ]
-    return quality(left_out(rows, "latency") * np.array(watts), np.array([row.energy_nj for row in rows]))
+    return {
+        "its latency x watts": quality(left_out(rows, "latency") * np.array(watts), metered),
+        "roofline": quality(power_roofline.left_out(rows), metered),
+    }
 
 
 def cost_model(rows: Sequence[Row], *, named: str) -> CostModel:
@@ -126,7 +131,7 @@ def evidence(systems: Mapping[str, Sequence[Row]]) -> list[Evidence]:
                 rows=tuple(rows),
                 energy=energy,
                 energy_quality=energy_quality,
-                by_watts=by_watts(rows),
+                simpler=simpler(rows) if system in names else {},
                 latency_quality=latency_quality,
             )
         )

@@ -25,7 +25,7 @@ class Evidence:
         rows: its networks.
         energy: predictions, nanojoules, a value a row.
         energy_quality: of those.
-        by_watts: how good predicted latency x watts is instead.
+        simpler: name -> how good a simpler prediction is, on calibrated systems.
         latency_quality: of latency's.
     """
 
@@ -35,7 +35,7 @@ class Evidence:
     rows: tuple[Row, ...]
     energy: Array
     energy_quality: Quality
-    by_watts: Quality
+    simpler: Mapping[str, Quality]
     latency_quality: Quality
 
 
@@ -88,8 +88,8 @@ def page(
         "Rank correlation with metered energy, on the same networks, of simpler figures (watts are the other families'",
         "mean):",
         "",
-        f"| system | this model | its latency x watts | {' | '.join(PROXIES)} |",
-        f"|---|---|---|{'---|' * len(PROXIES)}",
+        f"| system | this model | {' | '.join([*calibrated[0].simpler, *PROXIES])} |",
+        f"|---|---|{'---|' * (len(calibrated[0].simpler) + len(PROXIES))}",
         *(_proxy_row(one) for one in calibrated),
         "",
         "![Predicted against metered energy](power.svg)",
@@ -155,8 +155,9 @@ def _quality_row(named: str, count: int, found: Quality) -> str:
 
 
 def _proxy_row(one: Evidence) -> str:
-    ranks = " | ".join(f"{proxy_rank(one.rows, proxy):.3f}" for proxy in PROXIES.values())
-    return f"| {one.named} | {one.energy_quality.spearman:.4f} | {one.by_watts.spearman:.4f} | {ranks} |"
+    ranks = [found.spearman for found in (one.energy_quality, *one.simpler.values())]
+    ranks += [proxy_rank(one.rows, proxy) for proxy in PROXIES.values()]
+    return f"| {one.named} | {' | '.join(f'{rank:.4f}' for rank in ranks)} |"
 
 
 def _worst(one: Evidence) -> list[str]:
