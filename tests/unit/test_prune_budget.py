@@ -264,7 +264,7 @@ def test_packed_weights_count_half_a_byte_where_every_runtime_packs(
     from edgeport.stages.sequence import sequence
 
     plan = resolve(Options(model="n.py:n", target=targets, calibrate="d.npz", size="9kB", weight_bits=bits))
-    data = SimpleNamespace(train=None, tune=None, calibrate=None)
+    data = SimpleNamespace(train=None, tune=None, calibrate=SimpleNamespace(digest="d"), classes_elsewhere=0)
     first = sequence(plan, data)[0][0]  # type: ignore[arg-type]  # what it reads of data
     assert isinstance(first, Prune)
     assert first.bytes_a_weight == bytes_a_weight
