@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 Cores = Mapping[str, CoreCounts]
 
 _SHOWN_SHARE = 0.05  # of all instructions; families that multiply less are left out
-_STATEMENT = (
-    "  e: exact counts under emulation, of the runtime's call alone, one thread; they do not say how long it takes"
-)
+_STATEMENT = "  exact counts under emulation, of the runtime's call alone, one thread; no statement about time"
 
 
 def counted_cores(report: Report) -> dict[str, dict[str, CoreCounts]]:
@@ -57,16 +55,15 @@ def table(counted: Mapping[str, Cores]) -> Table:
     precisions = {counts.precision for cores in counted.values() for counts in cores.values()}
     shipped = precisions.pop() if len(precisions) == 1 else "shipped"
     made = Table(
-        title=Text("instructions an inference"),
+        title=Text("instructions an inference (emulated)"),
         title_justify="left",
         box=None,
         pad_edge=False,
         header_style="bold",
     )
     made.add_column("")
-    columns = (shipped, "float32", "ratio", f"{shipped} multiplies by", "MACs each", "MACs an instruction", "loads")
-    for column in (*columns, "loads, float32", "L1D misses"):
-        made.add_column(column, justify="right", no_wrap=True)
+    for column in (shipped, "float32", "ratio", f"{shipped} multiplies by", "MACs an instruction", "loads"):
+        made.add_column(column, justify="right")
     for name, cores in counted.items():
         if len(counted) > 1:
             made.add_row(Text(name, style="bold"))
@@ -105,17 +102,13 @@ def macs_each(macs: int, counts: Counts) -> float | None:
 
 def _cells(counts: CoreCounts) -> list[str]:
     shipped, floating = counts.shipped, counts.floating
-    each = macs_each(counts.macs, shipped)
     return [
-        f"{units.count(shipped.instructions)} e",
-        f"{units.count(floating.instructions)} e" if floating else "-",
+        units.count(shipped.instructions),
+        units.count(floating.instructions) if floating else "-",
         f"{_ratio(counts):.2f} x" if floating else "-",
         multiplies(shipped),
-        "-" if each is None else f"{each:.1f}",
         f"{counts.macs / shipped.instructions:.2f}",
-        f"{units.size(shipped.load_bytes)} e",
-        f"{units.size(floating.load_bytes)} e" if floating else "-",
-        "-" if shipped.l1d_misses is None else f"{units.count(shipped.l1d_misses)} e",
+        units.size(shipped.load_bytes),
     ]
 
 
@@ -124,18 +117,21 @@ def _ratio(counts: CoreCounts) -> float:
 
 
 def _comparison(least: str, few: CoreCounts, most: str, many: CoreCounts) -> str:
-    """Return why one core needs fewer instructions than another, as far as its multiplications tell."""
+    """Return how many more instructions one core needs than another, and why, as far as multiplications tell."""
     times = many.shipped.instructions / few.shipped.instructions
     text = f"{most} executes {times:.2f}x the {few.precision} instructions of {least}"
-    ours, theirs = macs_each(few.macs, few.shipped), macs_each(many.macs, many.shipped)
-    if ours is None or theirs is None or ours <= theirs:
-        return text
-    names = [" and ".join(name.upper() for name in _main_families(counts.shipped)) for counts in (many, few)]
-    shares = [sum(counts.shipped.multiplies.values()) for counts in (many, few)]
-    return (
-        f"{text}: its {names[0]} multiplies {theirs:.1f} pairs an instruction, {names[1]} there {ours:.1f},"
-        f" which is {units.count(shares[0])} against {units.count(shares[1])} multiplying instructions"
-    )
+    ours, theirs = _multiplying(few), _multiplying(many)
+    return f"{text}: {theirs} there, {ours} on {least}" if ours and theirs else text
+
+
+def _multiplying(counts: CoreCounts) -> str:
+    """Return such as `10.22 M SMLAL of 4.0 multiply-adds each`; empty where no instruction multiplies."""
+    each = macs_each(counts.macs, counts.shipped)
+    if each is None:
+        return ""
+    total = sum(counts.shipped.multiplies.values())
+    names = " and ".join(name.upper() for name in _main_families(counts.shipped))
+    return f"{units.count(total)} {names} of {each:.1f} multiply-adds each"
 
 
 def _main_families(counts: Counts) -> list[str]:
