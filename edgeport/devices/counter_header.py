@@ -43,7 +43,7 @@ def find_header(qemu_version: str) -> Path:
     """
     if chosen := os.environ.get(VARIABLE):
         path = Path(chosen) / NAME if Path(chosen).is_dir() else Path(chosen)
-        if not path.is_file():
+        if path.name != NAME or not path.is_file():
             raise ConfigError(f"{VARIABLE} names '{chosen}', where there is no {NAME}")
         return path
     places = [_fetched(qemu_version), *(folder / NAME for folder in _SYSTEM)]

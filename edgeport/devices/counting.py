@@ -143,9 +143,7 @@ def parse(text: str, *, expected: int) -> list[dict[str, int]]:
     except ValueError as error:
         raise StageError(f"the instruction counter's file is damaged: {error}") from error
     if not lines or lines[-1] != {"regions": len(lines) - 1}:
-        raise StageError(
-            f"the instruction counter's file ends after {len(lines)} lines without saying that it is whole"
-        )
+        raise StageError(f"the instruction counter's file ends after {len(lines)} lines, unfinished")
     if len(lines) - 1 != expected:
         raise StageError(f"the instruction counter saw {len(lines) - 1} regions, the agent marked {expected}")
     return lines[:-1]

@@ -33,7 +33,7 @@ class CountsRow(TypedDict):
 
 
 class OperatorCounts(TypedDict):
-    """One operator; `name` and `kind` as in the file; `fused_into`: the name of the one that it is computed with."""
+    """One operator; `name`: its layer, where the file tells; `fused_into`: the name of the one that it is computed with."""
 
     name: str
     kind: str
@@ -45,7 +45,7 @@ class OperatorCounts(TypedDict):
 class FileCounts(TypedDict):
     """All that is shown; JSON values only.
 
-    `call` is what the interpreter's call costs, whatever it computes. Of other files than .tflite, only `whole` is told.
+    `call` is what the interpreter's call costs, whatever it computes. Other files than .tflite only have `whole`.
     """
 
     device: str
@@ -145,7 +145,8 @@ def _each(found: FileCounts, whole: Counts) -> str:
 
 
 def _name(cost: OpCost) -> str:
-    return cost.provenance or cost.name
+    """Return the layer, else the first of the names that a converter joined."""
+    return cost.provenance or cost.name.partition(";")[0]
 
 
 def _row(counts: Counts) -> CountsRow:
