@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 BLOCK = 10  # inferences of one file before the next file has its turn
 WARMUP = 5  # inferences of each file that are not timed
 CHUNK = 1 << 20
+SETTLED = 16  # calls after which Python's interpreter has settled on how it runs the code around them (8 in 3.11)
 FIRST_MARK, ARM, BEGIN, END = 70000, 0, 1, 2  # of `count`; instruction_counter.c knows them too
 
 
@@ -738,11 +739,20 @@ def nothing() -> None:
     """Stand in for an inference, to count what calls and marks cost."""
 
 
+def regions(calls: Sequence[Callable[[], Any]], repeats: int) -> None:
+    """Run all calls in turn, each in a region of its own."""
+    for _ in range(repeats):
+        for call in calls:
+            mark(BEGIN)
+            call()
+            mark(END)
+
+
 def count(args: argparse.Namespace) -> int:
     """Mark a region for each inference, and one for a call that does nothing, all in turn, for an emulator to count.
 
-    A region holds the runtime's own call alone; inputs are set before. One inference of each file comes before all
-    regions, so that memory is taken, weights are packed and lazily bound symbols are found.
+    A region holds the runtime's own call alone; inputs are set before. Some inferences come before those that count, so
+    that memory is taken, weights are packed and lazily bound symbols are found.
     """
     samples = Samples(args.inputs) if args.inputs else None
     networks = [Network(path, args) for path in args.models]
@@ -751,15 +761,11 @@ def count(args: argparse.Namespace) -> int:
         for network in networks:
             fed = network.feed(samples[0]) if samples else network.random_inputs(0)
             calls.append(network.session.ready([np.array(array) for array in fed]))
-            calls[-1]()
         gc.collect()
         gc.disable()
+        regions(calls, -(-SETTLED // len(networks)))  # not counted, for want of ARM
         mark(ARM)
-        for _ in range(args.repeats):
-            for call in calls:
-                mark(BEGIN)
-                call()
-                mark(END)
+        regions(calls, args.repeats)
     except networks[0].session.failures as error:
         names = ", ".join(str(network.path) for network in networks)
         raise AgentError(f"{names} failed in {networks[0].session.runtime}: {one_line(error)}") from error

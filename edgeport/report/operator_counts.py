@@ -33,7 +33,7 @@ class CountsRow(TypedDict):
 
 
 class OperatorCounts(TypedDict):
-    """One operator; `name`: its layer, where the file tells; `fused_into`: the name of the one that it is computed with."""
+    """One operator; `name`: its layer, where the file tells; `fused_into`: that of the one it is computed with."""
 
     name: str
     kind: str

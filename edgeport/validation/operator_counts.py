@@ -5,8 +5,9 @@ alone gets the same kernel, so what it costs is what its file costs, less what a
 delegate costs: a file with the first operator twice, less one with it once, is that operator without the call.
 
 The sum of all operators and of one call must be the whole file. Where it is not, a runtime has fused operators: then
-each operator that only one other reads is counted together with that one, and what the two save is taken off the
-smaller one. So a padding that XNNPACK computes within the next convolution costs next to nothing, as in the whole file.
+each operator that only one other reads is counted together with that one, and what the two save is taken off the one
+with fewer multiply-adds. So a padding that XNNPACK computes within the next convolution costs next to nothing, as it
+does in the whole file.
 
 The other way, differences between files that end one operator later each, was measured and rejected: each of them runs
 half of the network, their sum is the whole file's by construction and proves nothing, and a padding that is fused in
@@ -26,12 +27,13 @@ from tempfile import TemporaryDirectory
 from edgeport.devices.counting import Counts, count
 from edgeport.devices.device import Device
 from edgeport.errors import ConfigError
+from edgeport.formats.tflite import read_costs
 from edgeport.quant import tflite_file
 from edgeport.validation import operator_files
 
 TOLERANCE_PERCENT = 1.0  # of the whole file; a sum farther off is told as such
 _FUSED_PERCENT = 0.1  # a sum farther off than that makes pairs be counted; unfused files are within 0.03 %
-_SAVED_SHARE = 0.2  # of the smaller operator; what a pair saves less than that is no fusion
+_SAVED_SHARE = 0.2  # of the operator with fewer multiply-adds; what a pair saves less than that is no fusion
 _PROCESS_BYTES = 64 << 20  # of files that one process loads
 
 
@@ -84,23 +86,26 @@ def break_down(path: Path, device: Device) -> Breakdown:
         if abs(found.deviation_percent) > _FUSED_PERCENT:
             pairs = operator_files.pairs(model)
             together = _counted(operator_files.write(model, pairs, place), device) if pairs else []
-            found = fused(found, dict(zip(pairs, together, strict=True)))
+            macs = [cost.macs for cost in read_costs(path)]
+            found = fused(found, dict(zip(pairs, together, strict=True)), macs)
     return found
 
 
-def fused(found: Breakdown, pairs: Mapping[tuple[int, int], Counts]) -> Breakdown:
-    """Return a breakdown in which what two operators save together is taken off the smaller one.
+def fused(found: Breakdown, pairs: Mapping[tuple[int, int], Counts], macs: Sequence[int]) -> Breakdown:
+    """Return a breakdown in which what two operators save together is taken off the one with fewer multiply-adds.
 
     Args:
         found: each operator as it is alone.
         pairs: (index, index of its only reader) -> counts of a file with both, with the call.
+        macs: multiply-adds of each operator.
     """
     operators, into = list(found.operators), dict(found.fused)
+    least = _FUSED_PERCENT / 100 * found.whole.instructions
     for (first, second), counts in pairs.items():
         both = less(counts, found.call)
         apart = operators[first].instructions + operators[second].instructions
-        small, large = sorted((first, second), key=lambda index: operators[index].instructions)
-        if apart - both.instructions > _SAVED_SHARE * operators[small].instructions:
+        small, large = sorted((first, second), key=lambda index: (macs[index], operators[index].instructions))
+        if apart - both.instructions > max(least, _SAVED_SHARE * operators[small].instructions):
             operators[small] = less(both, operators[large])
             into[small] = large
     return Breakdown(whole=found.whole, call=found.call, operators=tuple(operators), fused=into)
