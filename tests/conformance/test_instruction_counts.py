@@ -11,7 +11,7 @@ import counting_case
 import pytest
 
 from edgeport.devices import counter, qemu
-from edgeport.devices.counter_header import VARIABLE
+from edgeport.devices.counter_header import VARIABLE, find_header
 from edgeport.devices.counting import Counts, count
 from edgeport.devices.device import AGENT, Device
 from edgeport.errors import ConfigError, MissingPackageError
@@ -131,7 +131,7 @@ def test_wrong_options_are_told(options: str, said: str) -> None:
 
 def test_counter_of_another_interface_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = device_of("haswell")
-    header = counter.find_header(qemu.version(device))
+    header = find_header(qemu.version(device))
     text = header.read_text(encoding="utf-8")
     if "#define QEMU_PLUGIN_VERSION 1\n" not in text:
         pytest.skip("this QEMU has another interface than version 1")
