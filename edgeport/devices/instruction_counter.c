@@ -13,7 +13,7 @@
  * FILE gets a line of JSON a region, in order, and a last line {"regions": N}; a file without that line is not whole.
  *
  * Caches: lines of 64 bytes, least recently used, written lines are allocated, the second level sees the misses of the
- * first. No prefetching, no instruction fetches, no other processes. */
+ * first. No prefetching, no instruction fetches, no other processes. Lines that DC ZVA clears are not seen as stores. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -27,8 +27,7 @@
 
 QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 
-enum { FIRST_MARK = 70000, ARM = 0, BEGIN = 1, END = 2 };
-enum { LINE_BITS = 6 };
+enum { FIRST_MARK = 70000, ARM = 0, BEGIN = 1, END = 2, LINE_BITS = 6 };
 
 enum figure {
     INSTRUCTIONS = A64_CLASSES, /* the classes come first */
@@ -83,8 +82,6 @@ static void *zeroed(size_t count, size_t size)
     return memory;
 }
 
-/* --- caches ----------------------------------------------------------------------------------------------------- */
-
 static bool is_hit(struct cache *cache, uint64_t line)
 {
     uint64_t first = line % cache->sets * cache->ways, oldest = first;
@@ -124,8 +121,6 @@ static void on_access(unsigned int cpu, qemu_plugin_meminfo_t access, uint64_t a
         }
     }
 }
-
-/* --- blocks ----------------------------------------------------------------------------------------------------- */
 
 static void on_block(unsigned int cpu, void *block)
 {
@@ -174,8 +169,6 @@ static void sum(uint64_t *totals)
         }
     }
 }
-
-/* --- marks ------------------------------------------------------------------------------------------------------ */
 
 static void check_written(bool is_good)
 {
@@ -245,8 +238,6 @@ static void on_syscall(qemu_plugin_id_t id, unsigned int cpu, int64_t number, ui
         write_region();
     }
 }
-
-/* --- options ---------------------------------------------------------------------------------------------------- */
 
 static struct cache cache_of(const char *option)
 {
