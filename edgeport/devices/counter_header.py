@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,6 +54,25 @@ def find_header(qemu_version: str) -> Path:
             f" (or {VARIABLE}=FILE where you have one)"
         )
     return found
+
+
+def make_ready(qemu_version: str, say: Callable[[str], None]) -> Path:
+    """Return the header, found or else fetched: what a setup does, and nothing else, for it uses the network.
+
+    Args:
+        qemu_version: of the installed emulator, e.g. `7.2.22`.
+        say: is given a line on what takes a while.
+
+    Raises:
+        ConfigError: `$EDGEPORT_QEMU_HEADER` names no header.
+        MissingPackageError: there is none, and no apt.
+        StageError: apt fails (its last words), or its package is of another version.
+    """
+    try:
+        return find_header(qemu_version)
+    except MissingPackageError:
+        say(f"fetch {NAME} from the sources of QEMU {qemu_version} (34 MB)")
+        return fetch_header(qemu_version)
 
 
 def fetch_header(qemu_version: str) -> Path:

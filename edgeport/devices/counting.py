@@ -2,13 +2,14 @@
 
 Only the runtime's own call is counted (`interpreter.invoke()`, without setting inputs or fetching outputs), and what an
 empty call costs is taken off. Each file has three regions in one process; a figure is their median, so that the first
-one, in which caches are cold, does not matter. Hash seeds are fixed and garbage collection is off: two processes give
-the same figures. Batch one, one thread.
+one, in which caches are cold, does not matter. Hash seeds are fixed, garbage collection is off, and the variables of the
+guest are its own (their length moves its stack): two processes give the same figures. Batch one, one thread.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,7 @@ from edgeport.devices.device import Device, call
 from edgeport.errors import ConfigError, StageError
 
 REPEATS = 3  # regions a file
-# Python's variables that could reach the guest; `-I` would keep them out, but it also leaves the hash seed random.
-_ENVIRONMENT = {"PYTHONPATH": "", "PYTHONHOME": "", "PYTHONSTARTUP": "", "PYTHONHASHSEED": "0"}
+_KEPT = ("LD_LIBRARY_PATH",)  # of this process's variables, where a guest that is this machine's own Python needs them
 
 MULTIPLIES = ("sdot", "smmla", "smlal", "smull", "mla", "fmla")  # classes that multiply and, but for `smull`, add
 
@@ -117,12 +117,8 @@ def count(
     with TemporaryDirectory(prefix="edgeport-") as folder:
         out = Path(folder) / "regions"
         options = ",".join([counter.escaped(plugin), f"out={counter.escaped(out)}", *_cache_options(device)])
-        words = ["-sP" if word == "-I" else word for word in device.command[1:]]
-        counting = replace(
-            device,
-            command=(program, "-plugin", options, *words),
-            environment={**_ENVIRONMENT, **device.environment},
-        )
+        words = ["-sP" if word == "-I" else word for word in device.command[1:]]  # -I would leave the hash seed random
+        counting = replace(device, command=("env", "-i", *_variables(device), program, "-plugin", options, *words))
         said = msgspec.convert(call(counting, arguments, paths, threads=1, io=io), _Said)
         regions = parse(out.read_text(encoding="utf-8"), expected=repeats * (1 + len(paths)))
     return Counted(counts=medians(regions, 1 + len(paths)), runtime=said.runtime, runtime_version=said.runtime_version)
@@ -175,6 +171,13 @@ def _counts(figures: Mapping[str, int]) -> Counts:
         l2_misses=figures.get("l2_misses"),
         classes={name: value for name, value in figures.items() if name not in own},
     )
+
+
+def _variables(device: Device) -> list[str]:
+    """Return all variables of the guest, as `env` takes them."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    variables = {**kept, **device.environment, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    return [f"{name}={value}" for name, value in variables.items()]
 
 
 def _cache_options(device: Device) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeport.devices import counter, counter_header
-from edgeport.devices.counter_header import NAME, VARIABLE, fetch_header, find_header, source_entries
+from edgeport.devices.counter_header import NAME, VARIABLE, fetch_header, find_header, make_ready, source_entries
 from edgeport.errors import ConfigError, MissingPackageError, StageError
 
 HEADER = "#define QEMU_PLUGIN_VERSION 1\n"
@@ -207,11 +207,14 @@ def source_package(folder: Path, name: str = f"qemu-7.2.0/include/qemu/{NAME}") 
 
 def test_header_is_fetched_once_from_the_source_package(apt: Path, cache: Path, programs: Path) -> None:
     source_package(apt)
-    fetched = fetch_header("7.2.22")
+    said: list[str] = []
+    fetched = make_ready("7.2.22", said.append)
+    assert said == [f"fetch {NAME} from the sources of QEMU 7.2.22 (34 MB)"]
     assert fetched == cache / "qemu-7.2" / NAME == find_header("7.2.0")
     assert fetched.read_text() == HEADER
     (programs / "apt-get").unlink()
-    assert fetch_header("7.2.22") == fetched
+    assert fetch_header("7.2.22") == fetched == make_ready("7.2.22", said.append)
+    assert len(said) == 1
 
 
 def test_failed_fetch_says_why_and_leaves_nothing(apt: Path, cache: Path, programs: Path) -> None:
