@@ -20,6 +20,9 @@ from edgeport.validation.operator_counts import TOLERANCE_PERCENT, break_down
 pytest.importorskip("ai_edge_litert", reason="needs edgeport[tflite]")
 
 REPRODUCIBLE = 2e-4  # of the instructions, from one process to another
+SLACK = (
+    50  # instructions: a lookup of Python's that meets another address; 0.04 % of this small network, 2e-6 of ResNet-20
+)
 # Instructions of the small network, ai-edge-litert 2.3.0, QEMU 7.2.22, by counting. What moves them: another runtime or
 # Python; a file that is written otherwise (an operator that is no longer fused costs far more than the tolerance).
 KNOWN = {
@@ -84,7 +87,7 @@ def test_two_processes_count_the_same(files: tuple[Path, Path], monkeypatch: pyt
     monkeypatch.setenv("EDGEPORT_NOTHING", "x" * 300)  # another length of the environment moves the stack
     monkeypatch.setenv("PYTHONHASHSEED", "5")
     second = count(files, device).counts
-    assert instructions(second) == pytest.approx(instructions(first), rel=REPRODUCIBLE)
+    assert instructions(second) == pytest.approx(instructions(first), rel=REPRODUCIBLE, abs=SLACK)
 
 
 @pytest.mark.parametrize("core", ["haswell", "cortex-a76"])
