@@ -2,8 +2,9 @@
 
 Only the runtime's own call is counted (`interpreter.invoke()`, without setting inputs or fetching outputs), and what an
 empty call costs is taken off. Each file has three regions in one process; a figure is their median, so that the first
-one, in which caches are cold, does not matter. Hash seeds are fixed, garbage collection is off, and the guest hears none
-of this process's variables (their length moves its stack): two processes give the same figures. Batch one, one thread.
+one, in which caches are cold, does not matter. Hash seeds are fixed, garbage collection is off, and the guest hears
+none of this process's variables (their length moves its stack), so two processes give the same figures. Batch one, one
+thread.
 """
 
 from __future__ import annotations

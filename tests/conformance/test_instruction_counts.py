@@ -20,9 +20,7 @@ from edgeport.validation.operator_counts import TOLERANCE_PERCENT, break_down
 pytest.importorskip("ai_edge_litert", reason="needs edgeport[tflite]")
 
 REPRODUCIBLE = 2e-4  # of the instructions, from one process to another
-SLACK = (
-    50  # instructions: a lookup of Python's that meets another address; 0.04 % of this small network, 2e-6 of ResNet-20
-)
+SLACK = 50  # instructions around the call, where Python meets other addresses; 3e-6 of ResNet-20
 # Instructions of the small network, ai-edge-litert 2.3.0, QEMU 7.2.22, by counting. What moves them: another runtime or
 # Python; a file that is written otherwise (an operator that is no longer fused costs far more than the tolerance).
 KNOWN = {
