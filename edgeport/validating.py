@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeport.stages.chain import Chain
     from edgeport.stages.context import Progress
     from edgeport.stages.data import Data
+    from edgeport.validation.instructions import DeviceOf
     from edgeport.validation.validate import Reference
 
 
@@ -35,19 +36,33 @@ class _Validated(msgspec.Struct, frozen=True):
 class Validating:
     """Every target's file on its real runtime; figures are kept in the store like every other result."""
 
-    def __init__(self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  # what a build has, and where its cores are emulated
+        self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress, device_of: DeviceOf | None = None
+    ) -> None:
+        """Take a build's parts.
+
+        Args:
+            plan: what to do.
+            chain: its stages.
+            data: its samples.
+            store: where figures are kept.
+            progress: where to show progress.
+            device_of: gives the emulated device of a core that a target names; None: counts no instructions.
+        """
         self.plan, self.chain, self.data, self.samples = plan, chain, data, data.evaluate
-        self.store, self.progress = store, progress
+        self.store, self.progress, self.device_of = store, progress, device_of
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
         from edgeport.steps import step_notes, steps
         from edgeport.validation.boards import board_notes
+        from edgeport.validation.instructions import CountedTarget, counted
         from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
         seconds = 0.0
         said: dict[str, object] = {}
+        instructions: dict[str, object] = {}
         targets = [target for target in self.plan.targets if target.name in built]
         with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
             inputs = _once(lambda: self._write_inputs(folder))
@@ -56,18 +71,25 @@ class Validating:
                 found = self._validated(target, built[target.name], inputs)
                 shipped = built[target.name][0]
                 proof = proven(self.store, shipped, target, inputs, samples_digest=self.samples.digest)
-                seconds += found.seconds + proof.seconds
-                said_here = [*self._unused_labels(found.metrics), *proof.notes]
+                counts = CountedTarget()
+                if self.device_of is not None:
+                    counts = counted(self.store, *built[target.name], target, self.device_of)
+                if counts.cores:
+                    instructions[target.name] = msgspec.to_builtins(counts.cores)
+                seconds += found.seconds + proof.seconds + counts.seconds
+                said_here = [*self._unused_labels(found.metrics), *proof.notes, *counts.notes]
                 said_here += board_notes(target, built[target.name][0].costs, found.metrics)
                 said[target.name] = {"notes": said_here}
                 results[target.name] = TargetResult(
                     artifact=artifact_name(target.name, shipped),
-                    metrics=(*found.metrics, *proof.metrics),
+                    metrics=(*found.metrics, *proof.metrics, *counts.metrics),
                     notes=(*notes(shipped), *said_here),
                 )
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
         figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
+        if instructions:
+            figures["instructions"] = instructions
         finished = [(target, built[target.name], results[target.name].metrics) for target in targets]
         if not self.data.is_random:  # of random samples there is no accuracy to set against size and speed
             rows = steps(self.store, self.chain, self.samples, self.progress, finished)
