@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         prune_blocks: residual blocks to leave out before that.
         sparsity: weights that become zero after that.
         budgets: what may be left of the network instead.
+        emulate: whether files are run on emulated processors.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
 
@@ -71,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     channel_multiple: int
     input: str | None
+    emulate: bool = True
 
     @property
     def trains(self) -> bool:
@@ -132,6 +134,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         threads=int(options.threads or 1),
         channel_multiple=math.lcm(*(target.channel_multiple for target in targets)),
         input=options.input,
+        emulate=options.emulate is not False,
     )
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from edgeport.stages.chain import Chain
     from edgeport.stages.context import Progress
     from edgeport.stages.data import Data
+    from edgeport.stages.lower import Lowered
+    from edgeport.validation.emulated import Emulated
     from edgeport.validation.validate import Reference
 
 
@@ -54,13 +56,23 @@ class Validating:
                 task.note(target.name)
                 found = self._validated(target, built[target.name], inputs)
                 shipped = built[target.name][0]
-                proof = proven(self.store, shipped, target, inputs, samples_digest=self.samples.digest)
-                seconds += found.seconds + proof.seconds
-                said_here = [*self._unused_labels(found.metrics), *proof.notes]
+                proof = proven(
+                    self.store,
+                    shipped,
+                    target,
+                    inputs,
+                    samples_digest=self.samples.digest,
+                    emulate=self.plan.emulate,
+                )
+                cores = self._on_cores(target, shipped, inputs)
+                seconds += found.seconds + proof.seconds + cores.seconds
+                said_here = [*self._unused_labels(found.metrics), *proof.notes, *cores.notes]
                 said[target.name] = {"notes": said_here}
+                if cores.runs:
+                    said[target.name] = {"notes": said_here, "cores": msgspec.to_builtins(cores.runs)}
                 results[target.name] = TargetResult(
                     artifact=artifact_name(target.name, shipped),
-                    metrics=(*found.metrics, *proof.metrics),
+                    metrics=(*found.metrics, *proof.metrics, *cores.metrics),
                     notes=(*notes(shipped), *said_here),
                 )
                 task.advance()
@@ -75,6 +87,23 @@ class Validating:
                 why = step_notes(self.store, target, built[target.name], rows[target.name])
                 results[target.name] = replace(result, notes=(*result.notes, *why))
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
+
+    def _on_cores(self, target: TargetProfile, shipped: Lowered, inputs: Callable[[], tuple[Path, ...]]) -> Emulated:
+        """Return how the file does on the cores that the target names."""
+        from edgeport.validation.emulated import Evidence, emulated, switched_off
+        from edgeport.validation.judge import without_agreement_limits
+        from edgeport.validation.reference import reference, reference_key
+
+        if not self.plan.emulate:
+            return switched_off(target)
+        evidence = Evidence(
+            samples=self.samples,
+            inputs=inputs,
+            reference=lambda: reference(self.store, self.chain, self.samples, self.progress),
+            key=reference_key(self.chain, self.samples),
+        )
+        judged = without_agreement_limits(target) if self.data.is_random else target
+        return emulated(self.store, shipped, judged, evidence)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
         from edgeport.validation.reference import write_inputs

@@ -13,7 +13,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _PACKAGES = {
 }
 # LiteRT's notes and the emulator's warnings of features it lacks; neither has a switch
 _CHATTER = re.compile(r"INFO: |qemu-\w+: warning: ")
+_RUNNING: set[subprocess.Popen[bytes]] = set()
 _EPITAPH = "qemu: uncaught target signal"  # what the emulator adds to the last words of what it ran
 
 
@@ -101,13 +103,15 @@ def execute(device: Device, arguments: Sequence[str], *, threads: int, where: st
     Raises:
         StageError: it ends with an error or by a signal, with its last words, or takes too long.
     """
-    with subprocess.Popen(
-        [*device.command, *arguments],
-        env=variables(device, threads=threads),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
+    with _noted(
+        subprocess.Popen(
+            [*device.command, *arguments],
+            env=variables(device, threads=threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
+        )
     ) as process:
         try:
             stdout, stderr = process.communicate(timeout=device.timeout_seconds)
@@ -118,6 +122,22 @@ def execute(device: Device, arguments: Sequence[str], *, threads: int, where: st
     if process.returncode != 0:
         raise StageError(f"{where}: {_last_words(process.returncode, stderr)}")
     return stdout
+
+
+@contextmanager
+def _noted(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    _RUNNING.add(process)
+    try:
+        with process:
+            yield process
+    finally:
+        _RUNNING.discard(process)
+
+
+def end_running() -> None:
+    """End every command that other threads of this process wait for; they get a StageError."""
+    for process in tuple(_RUNNING):
+        process.kill()
 
 
 def variables(device: Device, *, threads: int) -> dict[str, str]:

@@ -80,11 +80,13 @@ def device(name: str, runtime: str | None = None) -> Device:
         )
     if platform.system() != "Linux":
         raise ConfigError(f"{PREFIX}{name} needs Linux, this is {platform.system()}")
-    made = guest(sysroot, chosen, name)
-    if absent := systems.missing(sysroot, chosen):
-        begun = "is not set up" if len(absent) > 3 else f"is only partly set up ({', '.join(absent)} missing)"
-        raise MissingPackageError(f"{PREFIX}{name} {begun}: {setup_command(sysroot)}")
-    return made
+    absent = systems.missing(sysroot, chosen)
+    if absent and find(sysroot.program) is None:
+        raise MissingPackageError(f"{_not_found(sysroot.program)}, then {setup_command(sysroot)}")
+    if absent:
+        begun = f"is only partly set up ({', '.join(absent)} missing)" if sysroot.is_begun else "is not set up"
+        raise MissingPackageError(f"{PREFIX}{sysroot.name} {begun}: {setup_command(sysroot)}")
+    return guest(sysroot, chosen, name)
 
 
 def guest(sysroot: Sysroot, runtime: Runtime, core: str, *, bytecode: Path | None = None) -> Device:
@@ -146,5 +148,9 @@ def _haswell(runtime: str | None) -> Device:
 def _program(name: str) -> str:
     found = find(name)
     if found is None:
-        raise MissingPackageError(f"{name} not found: apt-get install {PACKAGE}")
+        raise MissingPackageError(_not_found(name))
     return found
+
+
+def _not_found(name: str) -> str:
+    return f"{name} not found: apt-get install {PACKAGE}"

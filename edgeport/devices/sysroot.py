@@ -80,6 +80,11 @@ class Sysroot:
         """The folder of its parts."""
         return folder() / self.name
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether any part of it was ever made."""
+        return any(self.place.glob("*.json")) or (self.place / SYSTEM).is_dir()
+
     def runtime(self, name: str) -> Runtime | None:
         """Return the runtime of that name, or None."""
         return next((runtime for runtime in self.runtimes if runtime.name == name), None)

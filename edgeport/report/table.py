@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeport.report import units
+from edgeport.report.cores_table import cores_table, own_table_names
 from edgeport.report.report import Report
 from edgeport.report.stage_lines import data_lines, stage_line
 from edgeport.types import Metric, TargetResult
@@ -29,6 +30,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_table(report))
         for line in _legend(report):
             console.print(line, highlight=False, markup=False, style="dim")
+    if cores := cores_table(report):
+        console.print()
+        console.print(cores)
     if steps := _steps(report):
         console.print()
         console.print(steps)
@@ -53,8 +57,9 @@ def _table(report: Report) -> Table:
         table.add_column(Text(name), justify="right", no_wrap=True)
     figures = [{metric.name: metric for metric in result.metrics} for result in report.targets.values()]
     names = dict.fromkeys([*_ROWS, *(name for found in figures for name in found)])
+    elsewhere = own_table_names(report)
     for name in names:
-        if any(name in found for found in figures):
+        if name[name.find("@") :] not in elsewhere and any(name in found for found in figures):
             table.add_row(_ROWS[name][0] if name in _ROWS else name, *(_cell(found.get(name)) for found in figures))
     return table
 
