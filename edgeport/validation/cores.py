@@ -1,7 +1,8 @@
 """What a file answers on one emulated core in one runtime, beside this machine and beside float PyTorch.
 
-Integer kernels are exact, so LiteRT's int8 outputs have the same bits on every core, and on this machine; where they do
-not, a kernel is wrong, or other. tflite-runtime 2.14 runs int8 convolutions by ruy, not XNNPACK, and rounds otherwise.
+Sums of integers are exact, so LiteRT's int8 outputs have the same bits on every core and on this machine, but for ties
+of rounding (of ResNet-20 one output value in 2,000, by one step). tflite-runtime 2.14 runs int8 convolutions by ruy
+instead of XNNPACK, and rounds otherwise everywhere.
 """
 
 from __future__ import annotations
