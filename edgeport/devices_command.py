@@ -56,6 +56,6 @@ def setup(
         except ImportError as error:  # fcntl
             raise ConfigError(f"{name} needs Linux") from error
         console = terminal(stderr=True)
-        set_up(sysroot, lambda line: console.print(line, highlight=False, markup=False))
+        set_up(sysroot, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
         cores = ", ".join(f"qemu:{core}" for core in sysroot.cores)
         typer.echo(f"ready: {cores} in {sysroot.place}")

@@ -37,7 +37,8 @@ _NO_NETWORK = re.compile(
     r"could not (connect|resolve)|failed to (establish|fetch)|temporary failure|unreachable|connection broken|timeout",
     re.IGNORECASE,
 )
-_NO_SPACE = "No space left on device"
+_NO_SPACE = re.compile(r"no space left|enough free space|quota exceeded", re.IGNORECASE)
+_REASON = re.compile(r"\[Errno -?\d+\] ([^\"')\]]+)")  # in pip's line of a lost network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,6 @@ def _make_system(sysroot: Sysroot, part: Path) -> None:
     mode = "root" if os.geteuid() == 0 else "chrootless"  # unpacking alone needs neither root nor a user namespace
     command = [
         "mmdebstrap",
-        "--quiet",
         f"--mode={mode}",
         "--variant=extract",
         f"--architectures={sysroot.architecture}",
@@ -221,7 +221,7 @@ def _run_client(command: Sequence[str], place: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     if done.returncode:
         said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        if any(_NO_SPACE in line for line in said):
+        if any(_NO_SPACE.search(line) for line in said):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
         raise StageError(f"{name}: {_telling(said)}")
 
@@ -230,8 +230,14 @@ def _telling(said: Sequence[str]) -> str:
     """Return the line of a failed client that says most; that of a lost network before all others."""
     lost = [line for line in said if _NO_NETWORK.search(line)]
     errors = [line for line in said if line.startswith(("E: ", "ERROR: "))]
-    line = next(iter((*lost, *errors, *said[-1:])), "no message")
-    return f"{'is there no network? ' if lost else ''}{re.sub(r'^(E|ERROR|WARNING): ', '', line)}"
+    if lost:
+        reason = _REASON.search(lost[0])
+        return f"is there no network? {reason[1] if reason else _plain(lost[0])}"
+    return _plain(next(iter((*errors, *said[-1:])), "no message"))
+
+
+def _plain(line: str) -> str:
+    return re.sub(r"^(E|ERROR|WARNING|Err:\d+):? ", "", line)
 
 
 @contextmanager
