@@ -61,6 +61,15 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
         typer.Option(help="of int8 files' weights: 8, 4; with --qat 2 (ternary), 1 (binary) (default: 8)"),
     ] = None,
     max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(help="milliseconds that an inference may take on the target", metavar="MS")
+    ] = None,
+    max_energy: Annotated[
+        float | None, typer.Option(help="millijoules that an inference may take on the target", metavar="MJ")
+    ] = None,
+    max_size: Annotated[str | None, typer.Option(help="bytes that the shipped file may have: 500kB")] = None,
+    max_ram: Annotated[str | None, typer.Option(help="bytes that it may need while it runs: 256kB")] = None,
+    per_day: Annotated[int | None, typer.Option(help="inferences a day, for the energy of a day")] = None,
     output: Annotated[str | None, typer.Option(help="folder for the results (default: edgeport-out)")] = None,
     config: Annotated[
         str | None, typer.Option(help="configuration file (default: edgeport.toml where there is one)")
@@ -130,6 +139,11 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             precision=precision,
             weight_bits=weight_bits,
             max_drop=max_drop,
+            max_latency=max_latency,
+            max_energy=max_energy,
+            max_size=max_size,
+            max_ram=max_ram,
+            per_day=per_day,
             output=output,
             seed=seed,
             importance=importance,

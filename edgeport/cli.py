@@ -121,14 +121,16 @@ def _quoted(names: list[str]) -> str:
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="a .tflite, .xml or .onnx")],
+    target: Annotated[str | None, typer.Option(help="predict what an inference takes there: raspberry-pi-4")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Print operators, number formats, multiply-adds and bytes of a file."""
     with reported():
         quiet_environment(None)
+        from edgeport import profile
         from edgeport.report.inspection import inspection, render_inspection
 
-        found = inspection(file)
+        found = inspection(file, None if target is None else profile.load(target))
         if as_json:
             typer.echo(json.dumps(found, indent=1))
         else:

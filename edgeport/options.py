@@ -46,6 +46,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         precision: number format of the shipped file.
         weight_bits: of int8 files' weights: 8 (or 7, as the target says), 4, 2 (ternary) or 1 (binary).
         max_drop: points of top-1 that may be lost.
+        max_latency: milliseconds that an inference may take on the target, median.
+        max_energy: millijoules that an inference may take on the target.
+        max_size: bytes that the shipped file may have, such as `500kB`.
+        max_ram: bytes that it may need while it runs, such as `256kB`.
+        per_day: inferences a day, for the energy of a day.
         output: folder for the results.
         seed: of everything random.
         importance: how filters are ranked.
@@ -80,6 +85,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     precision: Literal["int8", "float16", "float32"] | None = None
     weight_bits: int | None = None
     max_drop: float | None = None
+    max_latency: float | None = None
+    max_energy: float | None = None
+    max_size: str | None = None
+    max_ram: str | None = None
+    per_day: int | None = None
     output: str | None = None
     seed: int | None = None
     importance: Importance | None = None
@@ -176,6 +186,9 @@ def _check(options: Options) -> None:
     rules = {
         f"--distill {options.distill}: a number of epochs, 0 or more": (options.distill or 0) >= 0,
         f"--max-drop {options.max_drop}: points of top-1, 0 or more": (options.max_drop or 0) >= 0,
+        f"--max-latency {options.max_latency}: milliseconds, above 0": _is_positive(options.max_latency),
+        f"--max-energy {options.max_energy}: millijoules, above 0": _is_positive(options.max_energy),
+        f"--per-day {options.per_day}: inferences a day, 1 or more": options.per_day is None or options.per_day >= 1,
         f"--threads {options.threads}: 1 or more": options.threads is None or options.threads >= 1,
         f"--seed {options.seed}: 0 or more, below 2^63": 0 <= (options.seed or 0) < 1 << 63,
         "--output is empty; name a folder": options.output != "",
@@ -221,6 +234,10 @@ def _check(options: Options) -> None:
             raise ConfigError(message)
     if options.input is not None:
         parse_inputs(options.input)
+
+
+def _is_positive(value: float | None) -> bool:
+    return value is None or 0 < value < math.inf
 
 
 def words(text: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from edgeport.errors import ConfigError, did_you_mean
 from edgeport.options import CORRECTIONS, Allocation, Correction, Importance, Method, Options, merged, said, words
 from edgeport.profile import TargetProfile
 from edgeport.pruning import grains
-from edgeport.pruning.budget import Budget, parse_share, parse_size
+from edgeport.pruning.budget import Budget, parse_bytes, parse_share, parse_size
 from edgeport.pruning.grains import Sparsity
 from edgeport.types import FEW_BITS, TRAINED_BITS, Precision, WeightBits
 
@@ -30,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         weight_bits: of int8 files' weights; None: as each target says.
         corrections: `auto`, or the weight corrections to make, in order.
         prune: share of filters to cut, 0..1.
+        per_day: inferences a day; None: no energy of a day.
         teachers: networks that a student learns from; empty: the one that came in.
         classes: those to keep, as they were written; empty: all.
         prune_blocks: residual blocks to leave out before that.
@@ -61,6 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     weight_bits: WeightBits | None
     max_drop: float | None
+    per_day: int | None
     output: str
     seed: int
     importance: Importance
@@ -98,7 +100,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
     options = merged(flags, config)
     if options.target is None:
         raise ConfigError(f"no --target; known: {', '.join(profile.known_targets())}, or all")
-    targets = _targets(options.target)
+    targets = tuple(_limited(target, options) for target in _targets(options.target))
     pruning = grains.parse(options.prune or 0)
     return Plan(
         model=str(options.model),
@@ -123,6 +125,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         precision=_precision(options),
         weight_bits=_weight_bits(options),
         max_drop=options.max_drop,
+        per_day=options.per_day,
         output=str(options.output),
         seed=int(options.seed or 0),
         importance=options.importance or "l1",
@@ -136,6 +139,18 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         input=options.input,
         emulate=options.emulate is not False,
     )
+
+
+def _limited(target: TargetProfile, options: Options) -> TargetProfile:
+    """Return the target with the limits that flags set over its own."""
+    said_limits = {
+        "max_latency_ms": options.max_latency,
+        "max_energy_mj": options.max_energy,
+        "max_size_bytes": None if options.max_size is None else parse_bytes("--max-size", options.max_size),
+        "max_ram_bytes": None if options.max_ram is None else parse_bytes("--max-ram", options.max_ram),
+    }
+    given = {name: value for name, value in said_limits.items() if value is not None}
+    return msgspec.structs.replace(target, limits=msgspec.structs.replace(target.limits, **given)) if given else target
 
 
 def _budgets(options: Options, filters: float) -> tuple[Budget, ...]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgeport.cost_model import CostModel, Rates, Terms
 from edgeport.errors import ConfigError, did_you_mean
 
 Accumulator = Literal["int32", "int16_pairs"]
@@ -42,6 +43,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         min_float_cosine: the same for the float file.
         max_flips: samples whose top-1 may change on an emulated processor, against exact integer arithmetic.
         max_logit_difference: how far an output may be off there. 0, because without saturation nothing differs.
+        max_latency_ms: median milliseconds of an inference.
+        max_energy_mj: millijoules of an inference.
+        max_size_bytes: of the shipped file.
+        max_ram_bytes: of weights and activations (TFLite), or of the process (other runtimes).
     """
 
     max_top1_drop: float | None = 1.0
@@ -51,6 +56,31 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     min_float_cosine: float | None = 0.999
     max_flips: int | None = 0
     max_logit_difference: float | None = 0.0
+    max_latency_ms: float | None = None
+    max_energy_mj: float | None = None
+    max_size_bytes: float | None = None
+    max_ram_bytes: float | None = None
+
+
+class CostLike(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another target's cost model, for a board that nobody metered, or only with one network.
+
+    Attributes:
+        target: whose board was metered.
+        factor: of the interval, at least: 1.6 where one network was metered here and gave the scales, 2 for a board
+            with cores of the same kind, 3 for one with older ones.
+        energy: whether joules may be given; without them there are ratios alone.
+        energy_scale: metered energy of one network on this board / what the other's model says.
+        latency_scale: the same for its median latency.
+        why: what makes the boards alike, for the report.
+    """
+
+    target: str
+    factor: float
+    why: str
+    energy: bool = False
+    energy_scale: float = 1.0
+    latency_scale: float = 1.0
 
 
 class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,18 +97,35 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         int8: integer scheme.
         limits: what decides the verdict.
         extensions: what the integer kernels rely on, e.g. `vnni`, `sdot`, `avx2`.
+        cost: what latency and energy are predicted from; None: they are not.
+        cost_like: the same, taken from another target; `load` makes `cost` of it.
+        boards: targets that stand for this one where it is no single board: figures are predicted for each.
     """
 
     name: str = ""
     description: str
     backend: str
-    isa: Literal["aarch64", "x86_64", "any"]
+    isa: Literal["aarch64", "armv7l", "x86_64", "any"]
     cores: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     threads: int = 1
     channel_multiple: int = 8
     int8: Int8Scheme = Int8Scheme()
     limits: Limits = Limits()
+    cost: CostModel | None = None
+    cost_like: CostLike | None = None
+    boards: tuple[str, ...] = ()
+
+    @property
+    def cost_models(self) -> dict[str, CostModel]:
+        """Name behind the `@` of a figure -> cost model: this target's own (an empty name), or those of its boards.
+
+        Raises:
+            ConfigError: a board is no target, or has no cost model.
+        """
+        if self.cost is not None:
+            return {"": self.cost}
+        return {f"@{name}": _cost_of(name) for name in self.boards}
 
 
 def data_folder(name: str) -> Path:
@@ -114,7 +161,43 @@ def load(name_or_path: str) -> TargetProfile:
         profile = msgspec.convert(_completed(msgspec.toml.decode(path.read_bytes())), TargetProfile)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"target file {path.name}: {error}") from error
+    if profile.cost_like is not None:
+        if profile.cost is not None:
+            raise ConfigError(f"target file {path.name}: cost or cost_like, not both")
+        profile = msgspec.structs.replace(profile, cost=_borrowed(profile.cost_like))
     return msgspec.structs.replace(profile, name=path.stem)
+
+
+def _cost_of(name: str) -> CostModel:
+    found = load(name).cost
+    if found is None:
+        raise ConfigError(f"target '{name}' has no cost model")
+    return found
+
+
+def _borrowed(like: CostLike) -> CostModel:
+    """Return another target's cost model, scaled, with intervals that are at least as wide as the likeness allows."""
+
+    def scaled(terms: Terms, scale: float) -> Terms:
+        return Terms(**{name: value * scale for name, value in msgspec.structs.asdict(terms).items()})
+
+    def rates(own: Rates) -> Rates:
+        return Rates(
+            latency_ns=scaled(own.latency_ns, like.latency_scale),
+            energy_nj=scaled(own.energy_nj, like.energy_scale),
+            latency_factor=max(like.factor, own.latency_factor),
+            energy_factor=max(like.factor, own.energy_factor),
+        )
+
+    metered = _cost_of(like.target)
+    return msgspec.structs.replace(
+        metered,
+        source=f"{like.why}; {metered.source}",
+        board=metered.board or like.target,
+        has_joules=metered.has_joules and like.energy,
+        int8=rates(metered.int8),
+        float32=rates(metered.float32),
+    )
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:

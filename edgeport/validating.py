@@ -44,6 +44,7 @@ class Validating:
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
         from edgeport.steps import step_notes, steps
+        from edgeport.validation.boards import board_notes
         from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
@@ -67,6 +68,7 @@ class Validating:
                 cores = self._on_cores(target, shipped, inputs)
                 seconds += found.seconds + proof.seconds + cores.seconds
                 said_here = [*self._unused_labels(found.metrics), *proof.notes, *cores.notes]
+                said_here += board_notes(target, built[target.name][0].costs, found.metrics)
                 said[target.name] = {"notes": said_here}
                 if cores.runs:
                     said[target.name] = {"notes": said_here, "cores": msgspec.to_builtins(cores.runs)}
@@ -128,7 +130,9 @@ class Validating:
             "validate",
             [shipped.key, floating.key, reference_key(self.chain, self.samples)],
             msgspec.to_builtins(target),
+            msgspec.to_builtins(target.cost_models),
             self.plan.max_drop,
+            self.plan.per_day,
             [platform.machine(), platform.node()],
         )
         folder = self.store.get(key)
@@ -142,7 +146,9 @@ class Validating:
                 reference=known,
                 profile=target,
                 costs=shipped.costs,
+                float_costs=floating.costs,
                 max_drop=self.plan.max_drop,
+                per_day=self.plan.per_day,
             )
             found = _Validated(metrics, time.perf_counter() - start)
             with self.store.put(key) as fresh:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeport.errors import ConfigError, MissingPackageError
 from edgeport.formats import ExecutedOp, Interface, TensorInfo, file_bytes
+from edgeport.formats.arena import Life, arena_bytes
 from edgeport.formats.operators import BITS, Graph, Operator, Product, Tensor, costs_of, format_of_product, signless
 
 if TYPE_CHECKING:
@@ -59,6 +60,46 @@ def executed_operators(path: Path) -> tuple[ExecutedOp, ...]:
         )
         for operator in graph.operators
     )
+
+
+def read_arena_bytes(path: Path, *, is_builtin: bool = False) -> int:
+    """Return the bytes that activations take while the file runs (see `arena`).
+
+    Args:
+        path: the file.
+        is_builtin: with the patches that the interpreter's own convolutions unroll their input to (im2col); XNNPACK,
+            which runs by default, has none.
+
+    Raises:
+        ConfigError: the file is missing, damaged or no TFLite file.
+        MissingPackageError: ai-edge-litert is not installed.
+    """
+    graph = _graph(path)
+    count = len(graph.operators)
+    kept = {str(index) for index in _parse(path).subgraphs[0].inputs} | graph.outputs
+    first = {name: place for place, operator in enumerate(graph.operators) for name in operator.outputs}
+    last = {name: place for place, operator in enumerate(graph.operators) for name in operator.inputs}
+    lives = []
+    for name, tensor in graph.tensors.items():
+        is_used = name in first or name in last or name in kept
+        if tensor.constant_bytes is None and is_used:
+            start = first.get(name, -1)
+            end = count if name in kept else last.get(name, start)
+            size = tensor.elements * BITS.get(tensor.dtype, 8) // 8
+            lives.append(Life(size=size, first=start, last=end))
+    for place, operator in enumerate(graph.operators if is_builtin else ()):
+        lives.append(Life(size=_patch_bytes(operator, graph.tensors), first=place, last=place))
+    return arena_bytes(lives)
+
+
+def _patch_bytes(operator: Operator, tensors: Mapping[str, Tensor]) -> int:
+    """Return the bytes of a convolution's unrolled input; 0 where the input is that already, or nothing is unrolled."""
+    if operator.product is None or operator.kind != "CONV_2D":
+        return 0
+    data, result = tensors[operator.product.data], tensors[operator.outputs[0]]
+    source, channels = data.shape or (), (result.shape or (1,))[-1]
+    patches = operator.product.macs // max(1, channels)
+    return 0 if patches == math.prod(source) else patches * BITS.get(data.dtype, 8) // 8
 
 
 def read_interface(path: Path) -> Interface:

@@ -59,13 +59,30 @@ def parse_size(text: str | float) -> Budget:
     Raises:
         ConfigError: neither bytes nor a share between 0 and 1.
     """
-    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([A-Za-z]*)\s*", str(text))
-    amount, unit = (_number(found[1]), found[2]) if found else (math.nan, "")
+    amount, unit = _amount(str(text))
     if unit in UNITS and 1 <= amount * UNITS[unit] < math.inf:
         return Budget(kind="size", size_bytes=math.floor(amount * UNITS[unit]))
     if not unit and 0 < amount < 1:
         return Budget(kind="size", share=amount)
     raise ConfigError(f"--size {text}: bytes of weights such as 500kB or 1.5MB, or a share above 0 and below 1")
+
+
+def parse_bytes(option: str, text: str) -> float:
+    """Return the bytes that an option such as `--max-size 500kB` names.
+
+    Raises:
+        ConfigError: no number of bytes, or less than one.
+    """
+    amount, unit = _amount(text)
+    if unit not in UNITS or not 1 <= amount * UNITS[unit] < math.inf:
+        raise ConfigError(f"{option} {text}: bytes such as 500kB or 1.5MB")
+    return amount * UNITS[unit]
+
+
+def _amount(text: str) -> tuple[float, str]:
+    """Return number and unit; NaN where it is neither."""
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([A-Za-z]*)\s*", text)
+    return (_number(found[1]), found[2]) if found else (math.nan, "")
 
 
 def _number(text: str) -> float:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
+from edgeport.errors import ConfigError
 from edgeport.formats import format_of, reader_of, summarize
+from edgeport.validation import energy, latency
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
 
     from edgeport.formats import TensorInfo
+    from edgeport.profile import TargetProfile
+    from edgeport.types import OpCost
 
 
 class Quantization(TypedDict):
@@ -58,6 +63,15 @@ class TotalsRow(TypedDict):
     counts: dict[str, int]
 
 
+class Prediction(TypedDict):
+    """A figure of a target's cost model; nine of ten networks lie in the interval."""
+
+    name: str
+    value: float
+    unit: str
+    interval: tuple[float, float]
+
+
 class Inspection(TypedDict):
     """All that is shown; JSON values only."""
 
@@ -68,13 +82,18 @@ class Inspection(TypedDict):
     outputs: list[TensorRow]
     operators: list[OperatorRow]
     totals: TotalsRow
+    predicted: NotRequired[list[Prediction]]
 
 
-def inspection(path: Path) -> Inspection:
+def inspection(path: Path, target: TargetProfile | None = None) -> Inspection:
     """Return what a file says of itself; no runtime runs it.
 
+    Args:
+        path: the file.
+        target: whose cost model says what an inference takes there; None: nothing is predicted.
+
     Raises:
-        ConfigError: the file is missing, damaged or of an unknown format.
+        ConfigError: the file is missing, damaged or of an unknown format, or the target has no cost model.
         MissingPackageError: the package that reads the format is not installed.
     """
     reader = reader_of(path)
@@ -82,7 +101,7 @@ def inspection(path: Path) -> Inspection:
     costs = reader.read_costs(path)
     totals = summarize(costs)
     files = [path, path.with_suffix(".bin")] if format_of(path) == "openvino" else [path]
-    return Inspection(
+    found = Inspection(
         file=str(path),
         format=format_of(path),
         size_bytes=sum(file.stat().st_size for file in files),
@@ -99,6 +118,20 @@ def inspection(path: Path) -> Inspection:
             counts=dict(totals.counts),
         ),
     )
+    if target is not None:
+        found["predicted"] = _predictions(target, costs)
+    return found
+
+
+def _predictions(target: TargetProfile, costs: Sequence[OpCost]) -> list[Prediction]:
+    if not target.cost_models:
+        raise ConfigError(f"target '{target.name}' has no cost model: no board of its kind was metered")
+    metrics = [*latency.modelled(target, costs), *energy.modelled(target, costs)]
+    return [
+        Prediction(name=metric.name, value=metric.value, unit=metric.unit, interval=metric.interval)
+        for metric in metrics
+        if metric.interval is not None
+    ]
 
 
 def render_inspection(found: Inspection, console: Console) -> None:
@@ -111,6 +144,10 @@ def render_inspection(found: Inspection, console: Console) -> None:
     macs = found["totals"]["macs_by_dtype"]
     shares = ", ".join(f"{dtype} {100 * count / found['totals']['macs']:.1f} %" for dtype, count in macs.items())
     console.print(f"multiply-adds: {found['totals']['macs']:,}" + (f" ({shares})" if shares else ""))
+    for row in found.get("predicted", ()):
+        low, high = row["interval"]
+        figure = f"{row['value']:.4g} {row['unit']} (modelled, {low:.4g} to {high:.4g})"
+        console.print(f"{row['name']}: {figure}", highlight=False, markup=False)
     console.print("counted from the file for one inference with batch one; nothing was run", style="dim")
 
 

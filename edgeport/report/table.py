@@ -56,11 +56,12 @@ def _table(report: Report) -> Table:
     for name in report.targets:
         table.add_column(Text(name), justify="right", no_wrap=True)
     figures = [{metric.name: metric for metric in result.metrics} for result in report.targets.values()]
-    names = dict.fromkeys([*_ROWS, *(name for found in figures for name in found)])
     elsewhere = own_table_names(report)
-    for name in names:
-        if name[name.find("@") :] not in elsewhere and any(name in found for found in figures):
-            table.add_row(_ROWS[name][0] if name in _ROWS else name, *(_cell(found.get(name)) for found in figures))
+    given = dict.fromkeys(name for found in figures for name in found if name[name.find("@") :] not in elsewhere)
+    order = {name: place for place, name in enumerate(_ROWS)}
+    places = {name: order.get(name, order.get(name.partition("@")[0], len(order))) for name in given}
+    for name in sorted(given, key=lambda one: (places[one], one not in order)):
+        table.add_row(_label(name), *(_cell(found.get(name)) for found in figures))
     return table
 
 
@@ -71,7 +72,7 @@ def _steps(report: Report) -> Table | None:
         return None
     table = Table(title=Text("step by step"), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for column in ("top-1", "same answer", "multiply-adds", "weights, not zero", "size", "latency p50"):
+    for column in ("top-1", "same answer", "multiply-adds", "weights, not zero", "size", "latency p50, this machine"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, rows in found.items():
         table.add_row(Text(name, style="bold"))
@@ -109,7 +110,14 @@ _SHIPPED = ("int8", "dynamic_int8", "float16", "float32")
 def _cell(metric: Metric | None) -> Text:
     if metric is None:
         return Text("-", style="dim")
-    value = _ROWS[metric.name][1](metric.value) if metric.name in _ROWS else f"{metric.value:.6g} {metric.unit}"
+    row = _row(metric.name)
+
+    def written(value: float) -> str:
+        return row[1](value) if row else f"{value:.6g} {metric.unit}"
+
+    value = written(metric.value)
+    if metric.interval is not None:
+        value += f" ({written(metric.interval[0]).split()[0]} to {written(metric.interval[1]).split()[0]})"
     style = {True: "green", False: "red", None: ""}[metric.passed]
     return Text(f"{value}{MARKS[metric.origin]}", style=style)
 
@@ -139,10 +147,31 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "compression": ("compression", units.times),
     "peak_rss_bytes": ("peak memory of the process", units.size),
     "peak_rss_bytes@float32": ("peak memory, float file", units.size),
+    "arena_bytes": ("memory for activations", units.size),
+    "ram_bytes": ("memory for file and activations", units.size),
+    "energy_mj": ("energy of an inference", units.millijoules),
+    "energy_net_mj": ("energy without idling", units.millijoules),
+    "energy_day_j": ("energy of a day", units.joules),
+    "energy_ratio": ("energy, float file over this one", units.times),
     "macs": ("multiply-adds", units.count),
     "macs@int8": ("multiply-adds in int8", units.count),
     "bytes_moved": ("bytes moved an inference", units.size),
 }
+
+
+def _row(name: str) -> tuple[str, Callable[[float], str]] | None:
+    """Return how a figure is called and written; one of a core, board or runtime as the target's own is."""
+    return _ROWS.get(name) or _ROWS.get(name.partition("@")[0])
+
+
+def _label(name: str) -> str:
+    row = _row(name)
+    if row is None or name in _ROWS:
+        return row[0] if row else name
+    return f"{row[0]}, {_PLACES.get(name.partition('@')[2], name.partition('@')[2])}"
+
+
+_PLACES = {"host": "this machine"}
 
 
 def _legend(report: Report) -> list[str]:
@@ -153,6 +182,8 @@ def _legend(report: Report) -> list[str]:
     if "modelled" in origins:
         host = validate.metrics.get("host") if validate else "host"
         lines.append(f"  ~ modelled: this machine ({host}) stood in for the target; run benchmark.py there to measure")
+        if any(metric.interval for result in report.targets.values() for metric in result.metrics):
+            lines.append("    with an interval: predicted from the file's operators; nine of ten networks lie in it")
     if "emulated" in origins:
         lines.append("  e emulated: exact instructions of the target under emulation")
     return lines

@@ -13,6 +13,16 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f} ms"
 
 
+def millijoules(value: float) -> str:
+    """Return such as `12.3 mJ`."""
+    return f"{value:.3g} mJ" if value < 1000 else f"{value:.0f} mJ"
+
+
+def joules(value: float) -> str:
+    """Return such as `244800 J`."""
+    return f"{value:.0f} J"
+
+
 def size(value: float) -> str:
     """Return such as `300.8 kB` or `1.20 MB`."""
     return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -11,7 +11,7 @@ from edgeport.profile import Limits, TargetProfile
 from edgeport.types import Metric
 
 # Figures that depend on the processor: on a stand-in they say nothing about the target, so they are not judged there.
-_HARDWARE_UNITS = frozenset({"ms", "mj"})
+_HARDWARE_UNITS = frozenset({"ms", "mJ", "J"})
 
 
 def judge(metric: Metric, *, at_most: float | None = None, at_least: float | None = None) -> Metric:
@@ -49,15 +49,22 @@ def without_agreement_limits(target: TargetProfile) -> TargetProfile:
     return msgspec.structs.replace(target, limits=limits)
 
 
-def judge_all(metrics: Iterable[Metric], limits: Limits, *, max_drop: float | None = None) -> tuple[Metric, ...]:
+def judge_all(
+    metrics: Iterable[Metric], limits: Limits, *, max_drop: float | None = None, boards: Sequence[str] = ()
+) -> tuple[Metric, ...]:
     """Return the metrics, those that a target's limits are about with limit and judgement.
 
     Args:
         metrics: figures of one target.
         limits: the target's.
         max_drop: points of top-1 that may be lost (`--max-drop`), over the target's own.
+        boards: that stand for the target; limits on latency and energy hold on each.
     """
-    highest = {"top1_drop": limits.max_top1_drop if max_drop is None else max_drop}
+    metrics = tuple(metrics)
+    highest = {
+        "top1_drop": limits.max_top1_drop if max_drop is None else max_drop,
+        **{name: limit for names, limit in budgets(limits, metrics, boards).items() for name in names},
+    }
     lowest = {
         "agreement": limits.min_agreement,
         "cosine_min": limits.min_cosine,
@@ -65,3 +72,43 @@ def judge_all(metrics: Iterable[Metric], limits: Limits, *, max_drop: float | No
         "cosine_min@float32": limits.min_float_cosine,
     }
     return tuple(judge(m, at_most=highest.get(m.name), at_least=lowest.get(m.name)) for m in metrics)
+
+
+def budgets(
+    limits: Limits, metrics: Sequence[Metric], boards: Sequence[str] = ()
+) -> Mapping[tuple[str, ...], float | None]:
+    """Return the names of the figures that each budget is about -> its limit; a target without that budget: None.
+
+    Memory is what the file says of itself where it does (TFLite), else the peak of the process.
+    """
+    says_ram = any(metric.name == "ram_bytes" for metric in metrics)
+    places = tuple(f"@{name}" for name in boards) or ("",)
+    return {
+        tuple(f"latency_p50_ms{at}" for at in places): limits.max_latency_ms,
+        tuple(f"energy_mj{at}" for at in places): limits.max_energy_mj,
+        ("size_bytes",): limits.max_size_bytes,
+        ("ram_bytes" if says_ram else "peak_rss_bytes",): limits.max_ram_bytes,
+    }
+
+
+def undecided(metrics: Sequence[Metric], limits: Limits, boards: Sequence[str] = ()) -> list[str]:
+    """Return a sentence for each budget that no figure decides: there is none, or only an interval that holds it."""
+    known = {metric.name: metric for metric in metrics}
+    said = []
+    for names, limit in budgets(limits, metrics, boards).items():
+        if limit is None:
+            continue
+        found = [known[name] for name in names if name in known]
+        if not found:
+            said.append(f"the limit of {limit:g} on {names[0]} was not judged: nothing is known of it on this target")
+        said += [
+            f"the limit of {limit:g} on {one.name} was not judged: {_why(one)}" for one in found if one.limit is None
+        ]
+    return said
+
+
+def _why(metric: Metric) -> str:
+    if metric.interval is None:
+        return f"{metric.value:.3g} {metric.unit} is this machine's, not the target's"
+    low, high = metric.interval
+    return f"it is {metric.origin}, somewhere from {low:.3g} to {high:.3g} {metric.unit}"

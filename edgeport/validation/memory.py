@@ -1,4 +1,4 @@
-"""Size on disk and peak memory while running."""
+"""Size on disk, memory that a file needs, and peak memory of a process that runs it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ def size_metrics(artifact: Artifact, float_artifact: Artifact | None) -> list[Me
         found.append(Metric(name="size_float_bytes", value=other, unit="bytes", origin="measured"))
         found.append(Metric(name="compression", value=other / size, unit="x", origin="measured"))
     return found
+
+
+def ram_metrics(artifact: Artifact) -> list[Metric]:
+    """Return `arena_bytes` and `ram_bytes` of a TFLite file, read from the file; nothing for other formats.
+
+    `arena_bytes` is what its activations take (`formats.arena`), `ram_bytes` that and the file itself, which apps map
+    into memory. The interpreter's code is in neither.
+    """
+    if artifact.path.suffix != ".tflite":
+        return []
+    from edgeport.formats.tflite import read_arena_bytes
+
+    arena = read_arena_bytes(artifact.path)
+    return [
+        Metric(name="arena_bytes", value=arena, unit="bytes", origin="measured"),
+        Metric(name="ram_bytes", value=arena + artifact.size_bytes, unit="bytes", origin="measured"),
+    ]
 
 
 def peak_metrics(peak_rss_bytes: int | None, *, origin: Origin, suffix: str = "") -> list[Metric]:

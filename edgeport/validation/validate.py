@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeport.devices import host
+from edgeport.devices import host, rapl
 from edgeport.profile import TargetProfile
 from edgeport.types import Artifact, Metric, OpCost, Origin
 from edgeport.validation import accuracy, energy, latency, memory, parity
@@ -21,6 +21,7 @@ from edgeport.validation.origin import lacks_vnni, origin_on_host
 
 FLOAT = "@float32"  # names of the float file's own figures end with this
 _TIMED_ENOUGH = 40  # inferences; fewer samples than that are followed by a timing of their own
+_COUNTED_SECONDS = (0.2, 2.0)  # of the runs whose energy is counted
 _ROUNDS = 30  # of that timing, at most; a second at most too
 _MEMORY_SAMPLES = 10  # inferences after which the peak memory of a batch-one file has settled
 
@@ -51,7 +52,9 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
     reference: Reference,
     profile: TargetProfile,
     costs: tuple[OpCost, ...],
+    float_costs: tuple[OpCost, ...] = (),
     max_drop: float | None = None,
+    per_day: int | None = None,
     float_samples: int | None = None,
 ) -> tuple[Metric, ...]:
     """Return every figure of a target's file, judged by the target's limits.
@@ -68,7 +71,9 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
         reference: outputs, labels and accuracy of torch.
         profile: the target.
         costs: operators of `artifact`, read from the file.
+        float_costs: operators of `float_artifact`.
         max_drop: points of top-1 that may be lost, over the target's limit.
+        per_day: inferences a day, for the energy of one.
         float_samples: how many of the first samples the float file runs (its only fault can be a wrong conversion, and
             that shows on few); None: all. On fewer than all there is no `top1@float32`.
 
@@ -95,10 +100,19 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
     timings = [result.timing for result in results]
     if min(timing.samples for timing in timings) < _TIMED_ENOUGH:
         timings = list(host.bench(paths, threads=profile.threads, inputs=inputs, rounds=_ROUNDS))
-    metrics += latency.metrics(timings[0], None if is_alone else timings[1], origin=origin)
+    is_predicted = profile.cost is not None and origin != "measured"
+    metrics += latency.metrics(
+        timings[0], None if is_alone else timings[1], origin=origin, at=latency.HOST if is_predicted else ""
+    )
+    beside = None if is_alone else float_costs
+    if is_predicted or profile.boards:
+        metrics += latency.modelled(profile, costs, beside)
     metrics += memory.size_metrics(artifact, None if is_alone else float_artifact)
+    metrics += memory.ram_metrics(artifact)
     metrics += memory.peak_metrics(found.peak_rss_bytes, origin=origin)
     metrics += energy.metrics(costs)
+    metrics += _energy_here(artifact, inputs, profile) if profile.isa == "x86_64" and origin == "measured" else []
+    metrics += energy.modelled(profile, costs, beside, per_day=per_day)
     if not is_alone:
         metrics += _float_top1(float_found.outputs, reference, origin)
         short = host.run(
@@ -106,7 +120,20 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
         )
         metrics += memory.peak_metrics(short.peak_rss_bytes, origin=origin, suffix=FLOAT)
     metrics += parity.metrics(float_found.outputs, float_reference, origin=origin, suffix=FLOAT)
-    return judge_all(metrics, profile.limits, max_drop=max_drop)
+    return judge_all(metrics, profile.limits, max_drop=max_drop, boards=profile.boards)
+
+
+def _energy_here(artifact: Artifact, inputs: tuple[Path, ...], profile: TargetProfile) -> list[Metric]:
+    """Return what this processor's own counter says of an inference; nothing where it has none."""
+    if rapl.Counter().joules() is None:
+        return []
+    found = []
+    for seconds in _COUNTED_SECONDS:  # the difference of a long run and a short one leaves loading the file out
+        counter = rapl.Counter()
+        timing = host.bench((artifact.path,), threads=profile.threads, inputs=inputs, seconds=seconds)[0]
+        found.append((counter.joules() or 0.0, timing.samples))
+    (short, few), (long, many) = found
+    return energy.measured(long - short, many - few) if many > few else []
 
 
 def _exact_outputs(path: Path, inputs: tuple[Path, ...], profile: TargetProfile) -> tuple[NDArray[Any], ...] | None:

@@ -68,6 +68,7 @@ def test_every_default_is_a_value() -> None:
         "precision": "int8",
         "weight_bits": None,
         "max_drop": None,
+        "per_day": None,
         "output": "edgeport-out",
         "seed": 0,
         "importance": "l1",

@@ -69,7 +69,7 @@ SHOWN: list[tuple[Metric, str, str]] = [
     (metric("macs@int8", 640, "macs"), "multiply-adds in int8", "0.6 k"),
     (metric("bytes_moved", 1234, "bytes"), "bytes moved an inference", "1.2 kB"),
     (metric("instructions@cortex-a76", 123_456, "instructions"), "instructions@cortex-a76", "123456 instructions"),
-    (metric("energy_mj", 0.25, "mj"), "energy_mj", "0.25 mj"),
+    (metric("energy_mj", 0.25, "mJ"), "energy of an inference", "0.25 mJ"),
 ]
 
 

@@ -157,7 +157,7 @@ def test_two_limits_at_once_are_a_mistake() -> None:
         judge(metric(1.0), at_most=1.0, at_least=1.0)
 
 
-@pytest.mark.parametrize("unit", ["ms", "mj"])
+@pytest.mark.parametrize("unit", ["ms", "mJ"])
 def test_hardware_figures_of_a_stand_in_are_not_judged(unit: str) -> None:
     assert judge(metric(5.0, unit=unit, origin="modelled"), at_most=1.0).passed is None
     assert judge(metric(5.0, unit=unit, origin="emulated"), at_most=1.0).limit is None
@@ -167,7 +167,7 @@ def test_hardware_figures_of_a_stand_in_are_not_judged(unit: str) -> None:
 
 def test_a_modelled_interval_on_one_side_decides() -> None:
     def judged(low: float, high: float) -> bool | None:
-        m = Metric(name="energy_mj", value=5.0, unit="mj", origin="modelled", interval=(low, high))
+        m = Metric(name="energy_mj", value=5.0, unit="mJ", origin="modelled", interval=(low, high))
         return judge(m, at_most=8.0).passed
 
     assert judged(2.0, 7.0) is True
