@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from edgeport.devices import host
 from edgeport.devices.agent import agreement_percent
 from edgeport.devices.device import Device
 from edgeport.profile import Limits
-from edgeport.types import Metric
+from edgeport.types import Metric, OpCost
 from edgeport.validation import parity
 from edgeport.validation.accuracy import top1_percent
 from edgeport.validation.judge import judge
 
 HOST_RUNTIMES = ("ai-edge-litert", "onnxruntime")  # as on this machine: of these, a figure names the core alone
 MACS_BUDGET = 8.2e9  # of one core: 200 images of ResNet-20, 41 M; 7 s on cortex-a76, 22 s on the others
+FLOAT_COST = 4  # int8 multiply-adds that take as long to emulate as one in float32 (ResNet-20: 0.1 and 0.3 to 0.5 s)
 FEWEST, MOST = 16, 200  # samples
 ENOUGH = 100  # samples; on fewer, one answer is more than a point, and chance decides
 _Z = 1.96  # standard normal quantile of a two-sided 95 % interval
@@ -66,9 +67,10 @@ class CoreRun:
     seconds: float
 
 
-def sample_count(macs: int) -> int:
-    """Return how many samples each core runs for a network of so many multiply-adds."""
-    return int(min(MOST, max(FEWEST, MACS_BUDGET // max(1, macs))))
+def sample_count(costs: Iterable[OpCost]) -> int:
+    """Return how many samples of a file each core runs: fewer the more it multiplies."""
+    work = sum(cost.macs if cost.dtype == "int8" else FLOAT_COST * cost.macs for cost in costs)
+    return int(min(MOST, max(FEWEST, MACS_BUDGET // max(1, work))))
 
 
 def spread(count: int, total: int, labels: NDArray[Any] | None) -> NDArray[np.int64]:

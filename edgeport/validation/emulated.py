@@ -91,7 +91,7 @@ def emulated(store: Store, shipped: Lowered, profile: TargetProfile, evidence: E
     """
     if profile.isa in ("x86_64", "any"):  # a file for x86 is proven by `proof`
         return Emulated()
-    count = sample_count(sum(cost.macs for cost in shipped.costs))
+    count = sample_count(shipped.costs)
     places, notes = _places(shipped, profile, [evidence.key, evidence.samples.digest, count])
     kept = {place.key: _read(store.get(place.key)) for place in places}
     wanted = [place for place in places if kept[place.key] is None]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgeport.profile import Limits
+from edgeport.types import OpCost
 from edgeport.validation.cores import CoreRun, interval, metrics, sample_count, spread, write_rows
 
 RUN = CoreRun(
@@ -29,8 +30,12 @@ OLD = replace(RUN, runtime="tflite-runtime", runtime_version="2.14.0", identical
 
 
 def test_larger_networks_run_fewer_samples() -> None:
+    def count(macs: int, dtype: str = "int8") -> int:
+        return sample_count([OpCost(name="a", kind="CONV_2D", dtype=dtype, macs=macs)])
+
     # ResNet-20, ResNet-56, EfficientNet-Lite0: 8.2e9 / 126e6 = 65.1, 8.2e9 / 385e6 = 21.3
-    assert [sample_count(macs) for macs in (0, 41_000_000, 126_000_000, 385_000_000, 10**10)] == [200, 200, 65, 21, 16]
+    assert [count(macs) for macs in (0, 41_000_000, 126_000_000, 385_000_000, 10**10)] == [200, 200, 65, 21, 16]
+    assert count(41_000_000, "float32") == 50  # 8.2e9 / (4 * 41e6)
 
 
 def test_samples_are_spread_evenly() -> None:
