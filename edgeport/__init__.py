@@ -55,6 +55,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     correction: str | None = None,
     threads: int | None = None,
     input: str | None = None,
+    emulate: bool | None = None,
 ) -> Report:
     """Do what `edgeport build` does and return the report; parameters are the flags, None is the default.
 
@@ -102,6 +103,7 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
         correction=correction,
         threads=threads,
         input=input,
+        emulate=emulate,
     )
     return run(resolve(flags, config))
 

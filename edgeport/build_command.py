@@ -104,6 +104,12 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     network_input: Annotated[
         str | None, typer.Option("--input", help="what the network takes, for builds without data: 3x32x32[,16:int64]")
     ] = None,
+    emulate: Annotated[
+        bool | None,
+        typer.Option(
+            "--emulate/--no-emulate", help="run files on emulated processors where there is an emulator (default: yes)"
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved plan and stop")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print report.json")] = False,
 ) -> None:
@@ -150,6 +156,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
             correction=correction,
             threads=threads,
             input=network_input,
+            emulate=emulate,
         )
         plan = resolve(flags, config)
         if dry_run:

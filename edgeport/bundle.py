@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeport.dataset import open_dataset
+from edgeport.devices import host, qemu
 from edgeport.devices.host import bench
 from edgeport.errors import ConfigError, LimitError
 from edgeport.store import file_digest
+from edgeport.validation import cores
 from edgeport.validation import isa as emulation
 from edgeport.validation.probe import random_inputs, sample_inputs
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from edgeport.dataset import Dataset
     from edgeport.devices.device import Device
 
+LARGEST_CHANGE_PERCENT = 5.0  # of answers, from one processor to another: as `Limits.min_agreement`
 SUFFIXES = (".tflite", ".xml", ".onnx")
 
 
@@ -95,6 +98,49 @@ def verify_isa(bundle: Path, device: Device, *, evaluate: str | None, samples: i
             yield f"{'':<8} {name}: {said}"
         if proof.emulated.logit_difference:
             wrong.append(f"{name} answers otherwise on {proof.isa}: {_told(proof.emulated)}")
+    if wrong:
+        raise LimitError("; ".join(wrong))
+
+
+def verify_core(bundle: Path, core: str, *, evaluate: str | None, samples: int) -> Iterator[str]:
+    """Run every shipped file on an emulated ARM core, in each of its runtimes; yield a line a file and runtime.
+
+    Args:
+        bundle: an output folder, or one target's folder.
+        core: the core's name.
+        evaluate: data to run, or None: random numbers of the range that each file takes.
+        samples: how many.
+
+    Raises:
+        ConfigError: wrong data, no files, or none that a runtime of that core can run.
+        MissingPackageError: a runtime is not installed, or the core is not set up.
+        StageError: a file fails in its runtime, here or there.
+        LimitError: on samples of data, a file has fewer than 95 % of its answers in common with this machine.
+    """
+    sysroot = qemu.sysroot_of(core)
+    if sysroot is None:
+        raise ConfigError(f"{core} is no ARM core that can be emulated")
+    data = None if evaluate is None else open_dataset(evaluate)
+    chosen = f"samples of {data.name}" if data else "random samples, for want of --evaluate"
+    pairs = [(file, runtime) for file in artifacts(bundle) for runtime in sysroot.runtimes]
+    pairs = [(file, runtime) for file, runtime in pairs if file.suffix in runtime.suffixes]
+    if not pairs:
+        raise ConfigError(f"no file in '{bundle}' is for a runtime of {core}")
+    wrong = []
+    for file, runtime in pairs:
+        with TemporaryDirectory(prefix="edgeport-") as folder:
+            inputs = _inputs(file, data, samples, Path(folder))
+            native = host.run(file, inputs).outputs
+            held = cores.Yardstick(inputs=inputs, native=native, expected=native)
+            found = cores.run_on(file, qemu.device(core, runtime.name), held, threads=1)
+        name = f"{file.relative_to(bundle)} in {found.runtime} {found.runtime_version}"
+        flips = "" if found.flips is None else f", {found.flips} of another top-1"
+        yield (
+            f"{core} {name}: {found.identical} of {found.samples} have the same bits as on this machine{flips}, "
+            f"max |dlogit| {found.difference:.3g} ({found.samples} {chosen})"
+        )
+        if data and found.flips is not None and 100 * found.flips > LARGEST_CHANGE_PERCENT * found.samples:
+            wrong.append(f"{name} answers {found.flips} of {found.samples} samples otherwise on {core}")
     if wrong:
         raise LimitError("; ".join(wrong))
 

@@ -11,6 +11,7 @@ import typer
 
 from edgeport.build_command import build
 from edgeport.console import INTERRUPTED, explained, only_results_on_stdout, quiet_environment, reported, stdout, tell
+from edgeport.devices_command import devices
 from edgeport.errors import ConfigError, LimitError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _run(arguments: list[str]) -> int:
 
 
 app.command()(build)
+app.add_typer(devices, name="devices")
 
 
 @app.command()
@@ -158,7 +160,11 @@ def bench(
     with reported():
         quiet_environment(threads)
         from edgeport.bundle import bench_bundle
+        from edgeport.devices import qemu
 
+        if device.startswith(qemu.PREFIX):
+            name = qemu.device(device).name  # a typing error is told first
+            raise ConfigError(f"{name} is emulated, its time is no latency; edgeport verify --device {name} runs there")
         if device != "host":
             raise ConfigError(f"unknown device '{device}'; known: host (copy benchmark.py to a board to measure there)")
         for line in bench_bundle(bundle, threads=threads):
@@ -169,25 +175,38 @@ def bench(
 def verify(
     bundle: Annotated[Path, typer.Argument(help="an output folder of edgeport build")],
     isa: Annotated[str | None, typer.Option(help="emulated processor to run every file on: haswell")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="ready device to run every file on, as edgeport devices lists it: qemu:cortex-a76"),
+    ] = None,
     evaluate: Annotated[str | None, typer.Option(help="samples to run there (default: random numbers)")] = None,
     samples: Annotated[int, typer.Option(min=1, help="how many of them")] = 64,
 ) -> None:
     """Check every file of a build against its manifest, and load each artifact in its runtime.
 
-    With --isa, also run each one here, in exact arithmetic and on that processor under emulation.
+    With --isa, also run each one here, in exact arithmetic and on that processor under emulation. With --device, run
+    each one on an emulated core, in every runtime that it has, and compare with this machine.
     """
     with reported():
         quiet_environment(None)
-        from edgeport.bundle import verify_bundle, verify_isa
+        from edgeport.bundle import verify_bundle, verify_core, verify_isa
         from edgeport.devices import qemu
 
-        if evaluate is not None and isa is None:
-            raise ConfigError("--evaluate needs --isa: without it, verify only checks the files")
+        if evaluate is not None and isa is None and device is None:
+            raise ConfigError("--evaluate needs --isa or --device: without them, verify only checks the files")
+        core = None if device is None else qemu.device(device).name.removeprefix(qemu.PREFIX)
+        if core is not None and qemu.sysroot_of(core) is None:
+            isa, core = core, None
         processor = None if isa is None else qemu.device(isa)
+        if processor is not None and processor.is_apart:
+            raise ConfigError(f"--isa {isa} is for x86; give --device {processor.name}")
         for line in verify_bundle(bundle):
             typer.echo(line)
         if processor is not None:
             for line in verify_isa(bundle, processor, evaluate=evaluate, samples=samples):
+                typer.echo(line)
+        if core is not None:
+            for line in verify_core(bundle, core, evaluate=evaluate, samples=samples):
                 typer.echo(line)
 
 

@@ -63,6 +63,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         correction: weight corrections before rounding: `auto`, `none`, or some of `equalize`, `bias`, `adaround`.
         threads: for this build's own computing.
         input: what the network takes, where no data says it: a shape an input.
+        emulate: run files on emulated processors where the emulator is there.
     """
 
     model: str | None = None
@@ -101,6 +102,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     correction: str | None = None
     threads: int | None = None
     input: str | None = None
+    emulate: bool | None = None
 
 
 DEFAULTS = Options(
@@ -121,6 +123,7 @@ DEFAULTS = Options(
     calibration="auto",
     correction="auto",
     threads=1,
+    emulate=True,
 )
 
 # Without MODEL: the embedded network with its own data, through every stage.

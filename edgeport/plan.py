@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         prune_blocks: residual blocks to leave out before that.
         sparsity: weights that become zero after that.
         budgets: what may be left of the network instead.
+        emulate: whether files are run on emulated processors.
         channel_multiple: what pruned channel counts are rounded to: the least common multiple over the targets.
     """
 
@@ -73,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     channel_multiple: int
     input: str | None
+    emulate: bool = True
 
     @property
     def trains(self) -> bool:
@@ -135,6 +137,7 @@ def resolve(flags: Options, config: str | None = None) -> Plan:
         threads=int(options.threads or 1),
         channel_multiple=math.lcm(*(target.channel_multiple for target in targets)),
         input=options.input,
+        emulate=options.emulate is not False,
     )
 
 

@@ -28,6 +28,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -48,6 +49,10 @@ WARMUP = 5  # inferences of each file that are not timed
 CHUNK = 1 << 20
 SETTLED = 16  # calls after which Python's interpreter has settled on how it runs the code around them (8 in 3.11)
 FIRST_MARK, ARM, BEGIN, END = 70000, 0, 1, 2  # of `count`; instruction_counter.c knows them too
+# How LiteRT and tflite-runtime say that they have no such operator, or only an older version of it.
+ABSENT_OPERATOR = re.compile(
+    r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'|unresolved custom op: (?P<custom>[\w.]+)"
+)
 
 
 class AgentError(Exception):
@@ -90,8 +95,14 @@ class LiteRtSession:
             package = importlib.import_module("tflite_runtime")
         self.runtime, self.version = package.__name__.replace("_", "-"), str(package.__version__)
         interpreter = importlib.import_module(package.__name__ + ".interpreter")
-        self._interpreter = interpreter.Interpreter(model_path=str(path), num_threads=threads)
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter = interpreter.Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            if not (absent := ABSENT_OPERATOR.search(str(error))):
+                raise
+            operator = f"{absent['name']} version {absent['version']}" if absent["name"] else absent["custom"]
+            raise AgentError(f"{path} needs {operator}, which {self.runtime} {self.version} does not have") from error
         signatures = self._interpreter.get_signature_list()
         named: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         if len(signatures) == 1:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ _PACKAGES = {
     ".xml": ("openvino", "openvino"),
     ".onnx": ("onnxruntime", "onnxruntime"),
 }
-_CHATTER = ("INFO: ", "qemu-")  # LiteRT's notes and the emulator's warnings of features it lacks; neither has a switch
+# LiteRT's notes and the emulator's warnings of features it lacks; neither has a switch
+_CHATTER = re.compile(r"INFO: |qemu-\w+: warning: ")
+_RUNNING: set[subprocess.Popen[bytes]] = set()
 _EPITAPH = "qemu: uncaught target signal"  # what the emulator adds to the last words of what it ran
 
 
@@ -40,6 +44,7 @@ class Device:
         command: what runs a Python file there, e.g. `("python3", "-I")`.
         environment: variables beside this process's own.
         is_emulated: its time says nothing, so no inference is spent on warming up.
+        is_apart: it has packages of its own, and no variable of this process reaches it.
         timeout_seconds: after that a run is ended.
     """
 
@@ -47,6 +52,7 @@ class Device:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     is_emulated: bool = False
+    is_apart: bool = False
     timeout_seconds: float = TIMEOUT_SECONDS
 
 
@@ -75,19 +81,37 @@ def call(
         MissingPackageError: the runtime is not installed.
         StageError: the agent refuses its files, crashes, or takes too long.
     """
-    _check_packages(paths)
-    command = [*device.command, str(AGENT), *arguments, "--threads", str(threads)]
-    command += ["--io", str(io.absolute())] if io else []
-    environment = {**os.environ, **device.environment, "OMP_NUM_THREADS": str(threads)}
+    if not device.is_apart:
+        _check_packages(paths)
+    given = [str(AGENT), *arguments, "--threads", str(threads)]
+    given += ["--io", str(io.absolute())] if io else []
     names = ", ".join(path.name for path in paths)
     where = names if device.name == HOST.name else f"{names} on {device.name}"
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
+    report: dict[str, Any] = json.loads(execute(device, given, threads=threads, where=where))
+    return report
+
+
+def execute(device: Device, arguments: Sequence[str], *, threads: int, where: str) -> bytes:
+    """Run a device's command with arguments and return its stdout.
+
+    Args:
+        device: where.
+        arguments: a Python file or `-c` and code, and what that takes.
+        threads: that libraries may start by themselves.
+        where: what an error begins with.
+
+    Raises:
+        StageError: it ends with an error or by a signal, with its last words, or takes too long.
+    """
+    with _noted(
+        subprocess.Popen(
+            [*device.command, *arguments],
+            env=variables(device, threads=threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
+        )
     ) as process:
         try:
             stdout, stderr = process.communicate(timeout=device.timeout_seconds)
@@ -97,8 +121,32 @@ def call(
             process.kill()  # does nothing to a process that has ended
     if process.returncode != 0:
         raise StageError(f"{where}: {_last_words(process.returncode, stderr)}")
-    report: dict[str, Any] = json.loads(stdout)
-    return report
+    return stdout
+
+
+@contextmanager
+def _noted(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    _RUNNING.add(process)
+    try:
+        with process:
+            yield process
+    finally:
+        _RUNNING.discard(process)
+
+
+def end_running() -> None:
+    """End every command that other threads of this process wait for; they get a StageError."""
+    for process in tuple(_RUNNING):
+        process.kill()
+
+
+def variables(device: Device, *, threads: int) -> dict[str, str]:
+    """Return the environment of a device's command.
+
+    Of a guest with a system of its own it is the same whoever starts it: instruction counts depend on its length too.
+    """
+    inherited = {} if device.is_apart else os.environ
+    return {**inherited, **device.environment, "OMP_NUM_THREADS": str(threads)}
 
 
 def _check_packages(paths: Sequence[Path]) -> None:
@@ -110,7 +158,7 @@ def _check_packages(paths: Sequence[Path]) -> None:
 
 def _last_words(code: int, stderr: bytes) -> str:
     lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith((*_CHATTER, _EPITAPH))]
+    lines = [line for line in lines if not _CHATTER.match(line) and not line.startswith(_EPITAPH)]
     said = lines[-1].removeprefix("agent.py: ") if lines else "no message"
     if code < 0:
         return f"its runtime crashed ({signal.Signals(-code).name}); last words: {said}"

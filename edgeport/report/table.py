@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeport.report import instruction_table, units
+from edgeport.report.cores_table import cores_table, own_table_names
 from edgeport.report.report import Report
 from edgeport.report.stage_lines import data_lines, stage_line
 from edgeport.types import Metric, TargetResult
@@ -29,6 +30,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_table(report))
         for line in _legend(report):
             console.print(line, highlight=False, markup=False, style="dim")
+    if cores := cores_table(report):
+        console.print()
+        console.print(cores)
     instruction_table.print_counts(report, console)
     if steps := _steps(report):
         console.print()
@@ -58,7 +62,8 @@ def _table(report: Report) -> Table:
         {metric.name: metric for metric in result.metrics if metric.name not in elsewhere.get(name, ())}
         for name, result in report.targets.items()
     ]
-    given = dict.fromkeys(name for found in figures for name in found)
+    elsewhere = own_table_names(report)
+    given = dict.fromkeys(name for found in figures for name in found if name[name.find("@") :] not in elsewhere)
     order = {name: place for place, name in enumerate(_ROWS)}
     places = {name: order.get(name, order.get(name.partition("@")[0], len(order))) for name in given}
     for name in sorted(given, key=lambda one: (places[one], one not in order)):

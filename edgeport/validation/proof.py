@@ -17,6 +17,7 @@ from edgeport.profile import TargetProfile
 from edgeport.store import Store, digest
 from edgeport.types import Metric
 from edgeport.validation import isa
+from edgeport.validation.emulated import NO_EMULATE
 from edgeport.validation.exact import write_exact
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ class _Kept(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def proven(
+def proven(  # noqa: PLR0913  # keyword-only past the fourth
     store: Store,
     shipped: Lowered,
     profile: TargetProfile,
     inputs: Callable[[], tuple[Path, ...]],
     *,
     samples_digest: str,
+    emulate: bool = True,
 ) -> Proven:
     """Return how an int8 file does on Haswell, where the target may have to run on such a processor.
 
@@ -61,12 +63,15 @@ def proven(
         profile: the target.
         inputs: gives an .npy file a network input, all evaluation samples; called only when it has to run.
         samples_digest: of those samples.
+        emulate: whether to run it at all.
 
     Raises:
         MissingPackageError: the runtime is not installed.
     """
     if shipped.artifact.precision != "int8" or not isa.needs_proof(profile):
         return Proven()
+    if not emulate:
+        return Proven(notes=(_not_verified(shipped.artifact.path, NO_EMULATE),))
     try:
         device = qemu.device(isa.HASWELL)
     except (ConfigError, MissingPackageError) as error:

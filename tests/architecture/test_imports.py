@@ -80,7 +80,7 @@ def test_import_is_light(module: str) -> None:
     assert HEAVY & loaded == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["targets"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["targets"], ["devices"]])
 def test_command_is_light(arguments: list[str]) -> None:
     loaded = modules_after(f"sys.argv = {['edgeport', *arguments]!r}\nfrom edgeport.cli import main\nsys.exit(main())")
     assert "edgeport" in loaded

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeport.devices.sysroot import SYSROOTS
+
 
 @pytest.fixture(scope="module")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -95,6 +97,17 @@ def test_runtime_image_takes_the_pinned_versions(root: Path) -> None:
     assert documented == {name: pins[name] for name in ("ai-edge-litert", "openvino", "onnxruntime")}
     arguments = dict(re.findall(r"^ARG (\w+)=(.+)$", text, re.MULTILINE))
     assert arguments["VERSION"] == pins[arguments["RUNTIME"]]
+
+
+def test_emulated_cores_run_the_pinned_versions(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = {line for extra in ("tflite", "onnxruntime") for line in project["optional-dependencies"][extra]}
+    runtime = SYSROOTS["arm64"].runtimes[0]
+    wanted = {name for name, _ in runtime.requirements}
+    assert {"ai-edge-litert", "onnxruntime"} == {name.partition("==")[0] for name in wanted & pins}
+    for sysroot in SYSROOTS.values():
+        for runtime in sysroot.runtimes:
+            assert runtime.requirements[0][0] == f"{runtime.name}=={runtime.version}"
 
 
 def tracked_files(root: Path) -> list[Path]:

@@ -79,6 +79,7 @@ def test_every_default_is_a_value() -> None:
         "corrections": "auto",
         "tune": None,
         "input": None,
+        "emulate": True,
         "threads": 1,
         "channel_multiple": 8,
     }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from devices_case import Tools
 
 from edgeport.devices import host, qemu
-from edgeport.devices.device import HOST, Device
+from edgeport.devices.device import HOST, Device, end_running, variables
 from edgeport.errors import ConfigError, MissingPackageError, StageError
 
 pytestmark = pytest.mark.skipif(
@@ -58,8 +61,68 @@ def test_folder_variable_goes_before_path(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_unknown_processor_names_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"unknown processor 'haswel'; known: haswell \(did you mean haswell\?\)"):
+    with pytest.raises(ConfigError, match=r"unknown processor 'haswel'; known: haswell, .* \(did you mean haswell\?\)"):
         qemu.device("haswel")
+    with pytest.raises(ConfigError, match=r"unknown processor 'cortex-a67'; .* \(did you mean cortex-a7\d?\?\)"):
+        qemu.device("qemu:cortex-a67")
+
+
+def test_runtime_is_chosen_only_where_there_are_some() -> None:
+    with pytest.raises(
+        ConfigError, match=r"qemu:cortex-a53 has no runtime 'tflite'; known: ai-edge-litert, tflite-runt"
+    ):
+        qemu.device("cortex-a53", "tflite")
+    with pytest.raises(ConfigError, match=r"qemu:cortex-a7 has no runtime 'ai-edge-litert'; known: tflite-runtime"):
+        qemu.device("cortex-a7", "ai-edge-litert")
+    with pytest.raises(ConfigError, match=r"qemu:haswell runs this machine's runtimes"):
+        qemu.device("haswell", "tflite-runtime")
+
+
+def test_arm_core_runs_a_python_of_its_own_and_hears_no_variable_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = Tools(tmp_path, monkeypatch)
+    tools.set_up()
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    monkeypatch.setenv("LD_PRELOAD", "/nowhere.so")
+    device = qemu.device("cortex-a76", "tflite-runtime")
+    place = tools.place
+    assert device.command == (
+        str(tmp_path / "qemu-aarch64"),
+        *("-cpu", "cortex-a76", "-L", str(place / "cores" / "cortex-a76")),
+        *(str(place / "system" / "usr" / "bin" / "python3.11"), "-P"),
+    )
+    assert variables(device, threads=2) == {
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "2",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONPATH": str(place / "tflite-runtime"),
+        "PYTHONPYCACHEPREFIX": str(place / "bytecode-tflite-runtime"),
+    }
+    assert "PYTHONHOME" in variables(HOST, threads=1)
+
+
+def test_emulator_that_lacks_the_processor_is_heard(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = emulator(tmp_path, "echo \"qemu-x86_64: unable to find CPU model 'Haswell'\" >&2; exit 1", monkeypatch)
+    with pytest.raises(StageError, match=r"on qemu:haswell: qemu-x86_64: unable to find CPU model 'Haswell'$"):
+        run(model, device)
+
+
+def test_running_guests_are_ended_for_an_interrupted_build(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = emulator(tmp_path, f"touch {tmp_path}/started; exec sleep 60", monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run, model, device)
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        end_running()
+        with pytest.raises(StageError, match="SIGKILL"):
+            waiting.result(timeout=10)
 
 
 def test_machine_of_another_kind_cannot_emulate(monkeypatch: pytest.MonkeyPatch) -> None:

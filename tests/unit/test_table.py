@@ -199,3 +199,30 @@ def test_comparison_keeps_the_order_of_the_first() -> None:
         targets={name: TargetResult(artifact="a", metrics=(metric("macs", 1, "macs"),)) for name in names},
     )
     assert [line.split()[0] for line in compared(made, made)[1:]] == names
+
+
+def core_row(core: str, runtime: str, **changes: object) -> dict[str, object]:
+    found: dict[str, object] = {"core": core, "runtime": runtime, "runtime_version": "2.3.0", "samples": 200}
+    found |= {"identical": 200, "difference": 0.0, "flips": 0, "agreement": 99.0, "top1": 88.0, "top1_here": 88.5}
+    return found | changes
+
+
+def test_cores_have_a_table_of_their_own() -> None:
+    rows = [
+        core_row("cortex-a53", "ai-edge-litert"),
+        core_row("cortex-a53", "tflite-runtime", identical=3, difference=0.3195, flips=1, top1=None, top1_here=None),
+    ]
+    figures = (
+        metric("agreement@cortex-a53", 99.0, "percent", "emulated", passed=True),
+        metric("agreement@tflite-runtime", 94.0, "percent", "emulated", passed=False),
+        metric("agreement@float32", 100.0, "percent"),
+    )
+    stage = replace(VALIDATE, metrics={**VALIDATE.metrics, "arm64": {"notes": [], "cores": rows}})
+    result = TargetResult(artifact="a", metrics=figures)
+    text = printed(Report(model="m", stages=(stage,), targets={"arm64": result}))
+    lines = [re.sub(r" {2,}", "|", line.strip()) for line in text]
+    assert "cortex-a53|ai-edge-litert 2.3.0|200|all e|0 e|0 e|99.00 % e|88.00 % e|88.50 %" in lines
+    assert "tflite-runtime 2.3.0|200|3 of 200 e|0.3195 e|1 e|99.00 % e|-|-" in lines
+    assert not any(line.startswith("agreement@cortex-a53") for line in lines)
+    assert any("agreement@tflite-runtime is 94" in line for line in lines)  # the reason of the verdict
+    assert any(line.startswith("same answer, float file|100.00 %") for line in lines)
