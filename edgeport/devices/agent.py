@@ -893,7 +893,7 @@ def parser() -> argparse.ArgumentParser:
     five = commands.add_parser("count", parents=[shared], help="mark inferences for an emulator that counts")
     five.add_argument("models", nargs="+", metavar="MODEL")
     five.add_argument("--inputs", nargs="+", metavar="NPY", help="one file a network input (default: random numbers)")
-    five.add_argument("--repeats", type=_positive, default=3, metavar="N", help="regions a model (default 3)")
+    five.add_argument("--repeats", type=_positive, default=2, metavar="N", help="regions a model (default 2)")
     five.set_defaults(call=count)
     return top
 

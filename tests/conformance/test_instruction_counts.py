@@ -71,7 +71,7 @@ def test_instructions_stay_what_they_were(core: str, files: tuple[Path, Path]) -
         return
     for counts in found:
         split = sum(counts.classes[name] for name in ("branch", "load_store", "integer", "simd"))
-        assert split == pytest.approx(counts.instructions, rel=1e-3)  # medians of each
+        assert split == pytest.approx(counts.instructions, rel=1e-3)  # the lowest of each
     int8, floating = found
     assert next(iter(int8.multiplies)) == FAMILY[core]
     assert list(floating.multiplies) == ["fmla"]
