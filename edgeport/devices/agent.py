@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 BLOCK = 10  # inferences of one file before the next file has its turn
 WARMUP = 5  # inferences of each file that are not timed
 CHUNK = 1 << 20
+LACKS = "does not have"  # ends the message of a file that needs an operator which its runtime lacks
 # How LiteRT and tflite-runtime say that they have no such operator, or only an older version of it.
 ABSENT_OPERATOR = re.compile(
     r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'|unresolved custom op: (?P<custom>[\w.]+)"
@@ -98,7 +99,7 @@ class LiteRtSession:
             if not (absent := ABSENT_OPERATOR.search(str(error))):
                 raise
             operator = f"{absent['name']} version {absent['version']}" if absent["name"] else absent["custom"]
-            raise AgentError(f"{path} needs {operator}, which {self.runtime} {self.version} does not have") from error
+            raise AgentError(f"{path} needs {operator}, which {self.runtime} {self.version} {LACKS}") from error
         signatures = self._interpreter.get_signature_list()
         named: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         if len(signatures) == 1:

@@ -29,7 +29,7 @@ from edgeport.devices.device import execute
 from edgeport.devices.qemu import PACKAGE, find, guest
 from edgeport.devices.sysroot import Runtime, Sysroot
 from edgeport.errors import ConfigError, MissingPackageError, StageError
-from edgeport.store import write_atomic
+from edgeport.store import digest, write_atomic
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")  # where Debian and Ubuntu have it
 TIMEOUT_SECONDS = 1800.0  # of one client; 80 MB of packages
@@ -57,7 +57,11 @@ class Step:
 
 
 def steps(sysroot: Sysroot) -> tuple[Step, ...]:
-    """Return the parts of a system in the order they are made; a later one may use the earlier ones."""
+    """Return the parts of a system in the order they are made; a later one may use the earlier ones.
+
+    A part that no guest needs (`edgeport.devices.sysroot.missing`) is one more `Step` here and nothing elsewhere: it is
+    made again when its label changes.
+    """
     found = [
         Step(
             name=systems.SYSTEM,
@@ -101,7 +105,8 @@ def set_up(sysroot: Sysroot, say: Callable[[str], None]) -> None:
     with _alone(place):
         _sweep(place)
         for step in steps(sysroot):
-            part, recipe = place / step.name, systems.recipes(sysroot)[step.name]
+            part = place / step.name
+            recipe = systems.recipes(sysroot).get(step.name) or digest("part", step.name, step.label)
             record = systems.read_record(part)
             if record is not None and part.is_dir() and systems.recorded(part, recipe) == record:
                 say(f"ok    {step.name}: {record.content[:12]}, {record.size_bytes / 1e6:.0f} MB")
