@@ -48,7 +48,7 @@ CHUNK = 1 << 20
 LACKS = "does not have"  # ends the message of a file that needs an operator which its runtime lacks
 # How LiteRT and tflite-runtime say that they have no such operator, or only an older version of it.
 ABSENT_OPERATOR = re.compile(
-    r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'|unresolved custom op: (?P<custom>[\w.]+)"
+    r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'|unresolved custom op: (?P<custom>\w+(?:\.\w+)*)"
 )
 
 
