@@ -122,19 +122,32 @@ def _quoted(names: list[str]) -> str:
 def inspect(
     file: Annotated[Path, typer.Argument(help="a .tflite, .xml or .onnx")],
     target: Annotated[str | None, typer.Option(help="predict what an inference takes there: raspberry-pi-4")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="also count what it executes, operator by operator: qemu:haswell, qemu:CORE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Print operators, number formats, multiply-adds and bytes of a file."""
+    """Print operators, number formats, multiply-adds and bytes of a file; with --device, instructions."""
     with reported():
         quiet_environment(None)
         from edgeport import profile
         from edgeport.report.inspection import inspection, render_inspection
 
         found = inspection(file, None if target is None else profile.load(target))
+        counts = None
+        if device is not None:
+            from edgeport.devices import qemu
+            from edgeport.report.operator_counts import file_counts, render_counts
+
+            if not device.startswith(qemu.PREFIX):
+                raise ConfigError(f"instructions are counted under emulation: --device qemu:CORE, not '{device}'")
+            counts = file_counts(file, qemu.device(device.removeprefix(qemu.PREFIX)))
         if as_json:
-            typer.echo(json.dumps(found, indent=1))
-        else:
-            render_inspection(found, stdout())
+            typer.echo(json.dumps({**found, "counts": counts} if counts else found, indent=1))
+            return
+        render_inspection(found, stdout())
+        if counts:
+            render_counts(counts, stdout())
 
 
 @app.command()

@@ -91,17 +91,23 @@ def steps(
 
 
 def step_notes(store: Store, target: TargetProfile, built: Built, rows: Sequence[Step]) -> list[str]:
-    """Return what the report says of a target's steps: those without a file, and speed that did not come."""
+    """Return what the report says of a target's steps: those without a file, speed that did not come, what holds int8.
+
+    There is no int8 file of the network that came in to compare a pruned one with, so it is always said.
+    """
     missing = [f"no file of step {row.step}: {row.why_no_file}" for row in rows if row.why_no_file]
     slow = shortfall(store, target, built, rows)
-    return [*missing, *([slow] if slow else [])]
+    held = ""
+    if rows[-1].macs < rows[0].macs and built[0].artifact.precision == "int8":
+        held = _where_time_goes(store, target, built[0])
+    return [*missing, *([slow] if slow else []), *([f"the pruned int8 file: {held}"] if held else [])]
 
 
 def shortfall(store: Store, target: TargetProfile, built: Built, rows: Sequence[Step]) -> str:
     """Return why the float file gained less speed than its multiply-adds promise; empty where it kept the promise.
 
     Args:
-        store: where the sentence lies, as operators' times differ from one look to the next.
+        store: where what operators are bound by is kept.
         target: whose runtime.
         built: its files.
         rows: its steps.
@@ -112,18 +118,25 @@ def shortfall(store: Store, target: TargetProfile, built: Built, rows: Sequence[
     gained, promised = first.latency_p50_ms / last.latency_p50_ms, first.macs / last.macs
     if gained >= PROMISE * promised:
         return ""
-    floating = built[1]
-    key = digest("shortfall", floating.key, gained, promised, target.threads, [platform.machine(), platform.node()])
-    folder = store.get(key)
-    if folder is not None:
-        return (folder / "why.txt").read_text()
-    ran = host.profile((floating.artifact.path,), threads=target.threads, runs=RUNS)[0]
-    shares = time_shares(floating.costs, ran)
-    why = sentence(shares) if shares else "its runtime tells no times of operators"
-    said = (
+    why = _where_time_goes(store, target, built[1]) or "its runtime tells no times of operators"
+    return (
         f"with {promised:.2f}x fewer multiply-adds the float file is {gained:.2f}x faster ({last.origin}), less than"
         f" {PROMISE:.0%} of that: {why}"
     )
+
+
+def _where_time_goes(store: Store, target: TargetProfile, file: Lowered) -> str:
+    """Return what a file's operators are bound by; empty where its runtime tells no times.
+
+    It lies in the store, as operators' times differ from one look to the next.
+    """
+    key = digest("bounds", file.key, target.threads, [platform.machine(), platform.node()])
+    folder = store.get(key)
+    if folder is not None:
+        return (folder / "why.txt").read_text()
+    ran = host.profile((file.artifact.path,), threads=target.threads, runs=RUNS)[0]
+    shares = time_shares(file.costs, ran)
+    said = sentence(shares) if shares else ""
     with store.put(key) as fresh:
         (fresh / "why.txt").write_text(said)
     return said

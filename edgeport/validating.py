@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgeport.stages.data import Data
     from edgeport.stages.lower import Lowered
     from edgeport.validation.emulated import Emulated
+    from edgeport.validation.instructions import CountedTarget, DeviceOf
     from edgeport.validation.validate import Reference
 
 
@@ -37,9 +38,21 @@ class _Validated(msgspec.Struct, frozen=True):
 class Validating:
     """Every target's file on its real runtime; figures are kept in the store like every other result."""
 
-    def __init__(self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  # what a build has, and where its cores are emulated
+        self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress, device_of: DeviceOf | None = None
+    ) -> None:
+        """Take a build's parts.
+
+        Args:
+            plan: what to do.
+            chain: its stages.
+            data: its samples.
+            store: where figures are kept.
+            progress: where to show progress.
+            device_of: gives the emulated device of a core that a target names; None: counts no instructions.
+        """
         self.plan, self.chain, self.data, self.samples = plan, chain, data, data.evaluate
-        self.store, self.progress = store, progress
+        self.store, self.progress, self.device_of = store, progress, device_of
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
@@ -50,6 +63,7 @@ class Validating:
         results: dict[str, TargetResult] = {}
         seconds = 0.0
         said: dict[str, object] = {}
+        instructions: dict[str, object] = {}
         targets = [target for target in self.plan.targets if target.name in built]
         with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
             inputs = _once(lambda: self._write_inputs(folder))
@@ -66,20 +80,25 @@ class Validating:
                     emulate=self.plan.emulate,
                 )
                 cores = self._on_cores(target, shipped, inputs)
-                seconds += found.seconds + proof.seconds + cores.seconds
-                said_here = [*self._unused_labels(found.metrics), *proof.notes, *cores.notes]
+                counts = self._instructions(target, built[target.name], cores)
+                if counts.cores:
+                    instructions[target.name] = msgspec.to_builtins(counts.cores)
+                seconds += found.seconds + proof.seconds + cores.seconds + counts.seconds
+                said_here = [*self._unused_labels(found.metrics), *proof.notes, *cores.notes, *counts.notes]
                 said_here += board_notes(target, built[target.name][0].costs, found.metrics)
                 said[target.name] = {"notes": said_here}
                 if cores.runs:
                     said[target.name] = {"notes": said_here, "cores": msgspec.to_builtins(cores.runs)}
                 results[target.name] = TargetResult(
                     artifact=artifact_name(target.name, shipped),
-                    metrics=(*found.metrics, *proof.metrics, *cores.metrics),
+                    metrics=(*found.metrics, *proof.metrics, *cores.metrics, *counts.metrics),
                     notes=(*notes(shipped), *said_here),
                 )
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
         figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
+        if instructions:
+            figures["instructions"] = instructions
         finished = [(target, built[target.name], results[target.name].metrics) for target in targets]
         if not self.data.is_random:  # of random samples there is no accuracy to set against size and speed
             rows = steps(self.store, self.chain, self.samples, self.progress, finished)
@@ -106,6 +125,15 @@ class Validating:
         )
         judged = without_agreement_limits(target) if self.data.is_random else target
         return emulated(self.store, shipped, judged, evidence)
+
+    def _instructions(self, target: TargetProfile, files: Built, cores: Emulated) -> CountedTarget:
+        """Return what the files execute on the cores that ran them; why others did not, `cores` says."""
+        from edgeport.validation.instructions import CountedTarget, counted
+
+        if self.device_of is None:
+            return CountedTarget()
+        ran = tuple(dict.fromkeys(run.core for run in cores.runs))
+        return counted(self.store, *files, msgspec.structs.replace(target, cores=ran), self.device_of)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
         from edgeport.validation.reference import write_inputs

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import gc
 import importlib
 import json
 import math
@@ -38,7 +40,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,8 +50,11 @@ CHUNK = 1 << 20
 LACKS = "does not have"  # ends the message of a file that needs an operator which its runtime lacks
 # How LiteRT and tflite-runtime say that they have no such operator, or only an older version of it.
 ABSENT_OPERATOR = re.compile(
-    r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'|unresolved custom op: (?P<custom>\w+(?:\.\w+)*)"
+    r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'"
+    r"|unresolved custom op: (?P<custom>\w+(?:\.\w+)*)"
 )
+SETTLED = 16  # calls after which Python's interpreter has settled on how it runs the code around them (8 in 3.11)
+FIRST_MARK, ARM, BEGIN, END = 70000, 0, 1, 2  # of `count`; instruction_counter.c knows them too
 
 
 class AgentError(Exception):
@@ -118,10 +123,15 @@ class LiteRtSession:
 
     def infer(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs for one batch, both in the file's order and dtypes."""
+        self.ready(arrays)()
+        return [self._interpreter.get_tensor(detail["index"]) for detail in self._out]
+
+    def ready(self, arrays: list[NDArray[Any]]) -> Callable[[], Any]:
+        """Set the inputs; return what then computes and does nothing else."""
         for detail, array in zip(self._in, arrays):
             self._interpreter.set_tensor(detail["index"], array)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(detail["index"]) for detail in self._out]
+        invoke: Callable[[], Any] = self._interpreter.invoke
+        return invoke
 
     def profile(self, arrays: list[NDArray[Any]], runs: int) -> list[dict[str, Any]]:
         """Return the file's operators in order and which of them XNNPACK takes; the interpreter tells no times.
@@ -192,13 +202,17 @@ class OpenVinoSession:
 
     def infer(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs for one batch, both in the file's order and dtypes."""
+        self.ready(arrays)()
+        return [self._request.get_output_tensor(index).data.copy() for index in range(len(self.outputs))]
+
+    def ready(self, arrays: list[NDArray[Any]]) -> Callable[[], Any]:
+        """Set the inputs; return what then computes and does nothing else."""
         for index, array in enumerate(arrays):
             if array.shape != self._buffers[index].shape:  # an open dimension took another size
                 self._buffers[index] = np.array(array)
                 self._bind(index)
             np.copyto(self._buffers[index], array)
-        self._request.infer(share_outputs=True)
-        return [self._request.get_output_tensor(index).data.copy() for index in range(len(self.outputs))]
+        return functools.partial(self._request.infer, share_outputs=True)
 
     def profile(self, arrays: list[NDArray[Any]], runs: int) -> list[dict[str, Any]]:
         """Return the compiled model's operators in order, each with its kernel and the median of its times."""
@@ -296,7 +310,11 @@ class OnnxRuntimeSession:
 
     def infer(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs for one batch, both in the file's order and dtypes."""
-        return [np.asarray(array) for array in self._session.run(None, dict(zip(self._names, arrays)))]
+        return [np.asarray(array) for array in self.ready(arrays)()]
+
+    def ready(self, arrays: list[NDArray[Any]]) -> Callable[[], Any]:
+        """Return what computes with these inputs and does nothing else but wrap them and its outputs."""
+        return functools.partial(self._session.run, None, dict(zip(self._names, arrays)))
 
 
 RUNTIMES: dict[str, tuple[Any, str]] = {
@@ -725,6 +743,50 @@ def profile(args: argparse.Namespace) -> int:
     return 0
 
 
+def mark(kind: int) -> None:
+    """Tell an instruction counter around this process: the descriptor cannot exist, its number is the message."""
+    os.isatty(FIRST_MARK + kind)
+
+
+def nothing() -> None:
+    """Stand in for an inference, to count what calls and marks cost."""
+
+
+def regions(calls: Sequence[Callable[[], Any]], repeats: int) -> None:
+    """Run all calls in turn, each in a region of its own."""
+    for _ in range(repeats):
+        for call in calls:
+            mark(BEGIN)
+            call()
+            mark(END)
+
+
+def count(args: argparse.Namespace) -> int:
+    """Mark a region for each inference, and one for a call that does nothing, all in turn, for an emulator to count.
+
+    A region holds the runtime's own call alone; inputs are set before. Some inferences come before those that count, so
+    that memory is taken, weights are packed and lazily bound symbols are found.
+    """
+    samples = Samples(args.inputs) if args.inputs else None
+    networks = [Network(path, args) for path in args.models]
+    calls: list[Callable[[], Any]] = [nothing]
+    try:
+        for network in networks:
+            fed = network.feed(samples[0]) if samples else network.random_inputs(0)
+            calls.append(network.session.ready([np.array(array) for array in fed]))
+        gc.collect()
+        gc.disable()
+        regions(calls, -(-SETTLED // len(networks)))  # not counted, for want of ARM
+        mark(ARM)
+        regions(calls, args.repeats)
+    except networks[0].session.failures as error:
+        names = ", ".join(str(network.path) for network in networks)
+        raise AgentError(f"{names} failed in {networks[0].session.runtime}: {one_line(error)}") from error
+    report = {**environment(networks[0], args), "repeats": args.repeats, "models": [str(n.path) for n in networks]}
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
 def verify(args: argparse.Namespace) -> int:
     """Compare the model's outputs with expected ones (out0, out1, ... of an .npz, as `run` writes them)."""
     samples = Samples(args.inputs)
@@ -830,6 +892,11 @@ def parser() -> argparse.ArgumentParser:
     four.add_argument("--inputs", nargs="+", metavar="NPY", help="one file a network input (default: random numbers)")
     four.add_argument("--runs", type=_positive, default=50, metavar="N", help="inferences a model (default 50)")
     four.set_defaults(call=profile)
+    five = commands.add_parser("count", parents=[shared], help="mark inferences for an emulator that counts")
+    five.add_argument("models", nargs="+", metavar="MODEL")
+    five.add_argument("--inputs", nargs="+", metavar="NPY", help="one file a network input (default: random numbers)")
+    five.add_argument("--repeats", type=_positive, default=3, metavar="N", help="regions a model (default 3)")
+    five.set_defaults(call=count)
     return top
 
 

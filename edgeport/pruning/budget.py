@@ -92,7 +92,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def weight_bytes(module: GraphModule, *, bytes_a_weight: int) -> int:
+def weight_bytes(module: GraphModule, *, bytes_a_weight: float) -> int:
     """Return the bytes of a network's weights in a file, without what a runtime's format adds.
 
     Parameters of two dimensions and more, which is what convolutions and products read, take `bytes_a_weight` each; all
@@ -108,8 +108,10 @@ def weight_bytes(module: GraphModule, *, bytes_a_weight: int) -> int:
         weight = arguments(node).get("weight") if operator_name(node) == "batch_norm" else None
         if isinstance(weight, Node) and weight.op == "get_attr":
             folded.add(id(module.get_parameter(str(weight.target))))
-    return sum(
-        parameter.numel() * (bytes_a_weight if parameter.dim() > 1 else 4)
-        for parameter in module.parameters()
-        if id(parameter) not in folded
+    return math.ceil(
+        sum(
+            parameter.numel() * (bytes_a_weight if parameter.dim() > 1 else 4)
+            for parameter in module.parameters()
+            if id(parameter) not in folded
+        )
     )

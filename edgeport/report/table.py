@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeport.report import units
+from edgeport.report import instruction_table, units
 from edgeport.report.cores_table import cores_table, own_table_names
 from edgeport.report.report import Report
 from edgeport.report.stage_lines import data_lines, stage_line
@@ -33,6 +33,7 @@ def print_report(report: Report, console: Console) -> None:
     if cores := cores_table(report):
         console.print()
         console.print(cores)
+    instruction_table.print_counts(report, console)
     if steps := _steps(report):
         console.print()
         console.print(steps)
@@ -55,9 +56,14 @@ def _table(report: Report) -> Table:
     table.add_column("")
     for name in report.targets:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    figures = [{metric.name: metric for metric in result.metrics} for result in report.targets.values()]
-    elsewhere = own_table_names(report)
-    given = dict.fromkeys(name for found in figures for name in found if name[name.find("@") :] not in elsewhere)
+    counted = instruction_table.counted_cores(report)
+    elsewhere = {name: instruction_table.shown_names(cores) for name, cores in counted.items()}
+    figures = [
+        {metric.name: metric for metric in result.metrics if metric.name not in elsewhere.get(name, ())}
+        for name, result in report.targets.items()
+    ]
+    of_cores = own_table_names(report)
+    given = dict.fromkeys(name for found in figures for name in found if name[name.find("@") :] not in of_cores)
     order = {name: place for place, name in enumerate(_ROWS)}
     places = {name: order.get(name, order.get(name.partition("@")[0], len(order))) for name in given}
     for name in sorted(given, key=lambda one: (places[one], one not in order)):

@@ -55,7 +55,7 @@ class Prune:
             `sensitivity` by what each group's loss does to the outputs on tune samples.
         budgets: what may be left, instead of a ratio; all of them hold.
         rounds_left: cuts that are still to come, this one included; a budget is approached in equal ratios.
-        bytes_a_weight: in the shipped file, for a budget of bytes.
+        bytes_a_weight: in the shipped files, for a budget of bytes.
     """
 
     name: ClassVar[str] = "prune"
@@ -67,7 +67,7 @@ class Prune:
     allocation: Allocation = "uniform"
     budgets: tuple[Budget, ...] = ()
     rounds_left: int = 1
-    bytes_a_weight: int = 1
+    bytes_a_weight: float = 1
 
     def __call__(self, model: Model, context: Context) -> tuple[Model, dict[str, object]]:
         """Return the smaller network and what was cut.

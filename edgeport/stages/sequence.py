@@ -12,6 +12,7 @@ from edgeport.stages.finetune import Finetune
 from edgeport.stages.prune import Prune
 from edgeport.stages.repair_bias import RepairBias
 from edgeport.stages.sparsify import Sparsify
+from edgeport.types import FEW_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Stage = Prune | Sparsify | Distill | RepairBias | Equalize | Calibrate | Correct | Finetune
 Chosen = tuple[Stage, list[str]]  # a stage, and digests of what it depends on besides the network and its options
 
+PACKED_BYTES = 0.5  # two weights share a byte, those of 2 and 1 bits too
 BYTES_A_WEIGHT: Mapping[Precision, int] = {"int8": 1, "dynamic_int8": 1, "float16": 2, "float32": 4}
 
 
@@ -75,8 +77,17 @@ def _prune(plan: Plan, rounds_left: int) -> Prune:
         allocation=plan.allocation,
         budgets=plan.budgets,
         rounds_left=rounds_left,
-        bytes_a_weight=BYTES_A_WEIGHT[plan.precision],
+        bytes_a_weight=_bytes_a_weight(plan),
     )
+
+
+def _bytes_a_weight(plan: Plan) -> float:
+    """Return what a weight takes in the files: half a byte where all runtimes keep few bits packed.
+
+    TensorFlow Lite packs linear layers alone, so with it a byte is counted; so it is for 8-bit layers in a packed file.
+    """
+    packs = plan.weight_bits in FEW_BITS and all(target.backend != "tflite" for target in plan.targets)
+    return PACKED_BYTES if packs else BYTES_A_WEIGHT[plan.precision]
 
 
 def _pruned_by(plan: Plan, data: Data, runtimes: str) -> list[str]:

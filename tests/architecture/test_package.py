@@ -45,6 +45,12 @@ def test_wheel_holds_weights_and_type_marker(root: Path, wheel: Path, names: set
     assert weights == (root / "edgeport" / "demo" / "weights.safetensors").read_bytes()
 
 
+def test_wheel_holds_the_source_of_the_instruction_counter_and_no_binary(names: set[str]) -> None:
+    sources = {f"edgeport/devices/{name}" for name in ("instruction_counter.c", "a64_classes.h")}
+    assert sources <= names
+    assert not [name for name in names if name.endswith((".so", ".o"))]
+
+
 def test_wheel_holds_nothing_but_the_package_and_its_metadata(names: set[str]) -> None:
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"edgeport"}
     assert not [name for name in names if name.endswith((".pyc", ".orig", "~")) or "__pycache__" in name]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e_case import edgeport, target_or_skip
+from e2e_case import edgeport, metrics_of, refused, target_or_skip
 from safetensors.torch import load_file
 
 from edgeport import load_pruned
@@ -96,3 +96,30 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, options: tuple[st
     run = edgeport("build", "--target", "cpu", *options, store=tmp_path / "store", cwd=tmp_path)
     assert run.code == code, run.err
     assert words in run.err.strip().splitlines()[-1]
+
+
+def test_limits_of_what_is_built(tmp_path: Path) -> None:
+    target_or_skip("arm64")
+    options = ("edgeport.demo.net:digits", "--precision", "float32", "--input", "1x8x8", "--output", "out")
+    limits = ("--max-size", "1kB", "--max-ram", "1MB", "--max-latency", "3", "--max-energy", "1e6", "--per-day", "24")
+    run = edgeport("build", *options, *limits, "--target", "raspberry-pi-4", store=tmp_path / "store", cwd=tmp_path)
+    assert run.code == 6, run.err
+    assert (tmp_path / "out" / "raspberry-pi-4" / "model.tflite").is_file(), "files are kept: they are the evidence"
+    found = metrics_of(json.loads((tmp_path / "out" / "report.json").read_text()), "raspberry-pi-4")
+    assert found["size_bytes"]["passed"] is False
+    assert found["ram_bytes"]["passed"] is True
+    assert found["energy_mj"]["passed"] is True
+    assert found["energy_mj"]["origin"] == "modelled"
+    low, high = found["latency_p50_ms"]["interval"]
+    assert low < 3 < high
+    assert found["latency_p50_ms"]["passed"] is None
+    assert "limit of 3 on latency_p50_ms was not judged: it is modelled" in " ".join(run.out.split())
+    assert found["energy_day_j"]["value"] > 86_400
+    assert found["latency_p50_ms@host"]["value"] > 0
+    assert "raspberry-pi-4: size_bytes is" in run.out
+
+
+def test_limits_that_are_none_are_refused(tmp_path: Path) -> None:
+    for option, value in (("--max-size", "12"), ("--max-ram", "0B"), ("--max-latency", "0"), ("--max-energy", "nan")):
+        run = edgeport("build", "--target", "arm64", option, value, store=tmp_path / "store", cwd=tmp_path)
+        refused(run, 2, option, value, output=tmp_path / "edgeport-out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -120,6 +121,14 @@ def test_a_good_call_writes_one_file_and_says_nothing_on_stderr(folder: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
 
 
+def test_counted_inferences_are_told(folder: Path) -> None:
+    code, stdout, stderr = agent(folder, "count model.onnx ids.onnx --repeats 2")
+    assert (code, stderr) == (0, "")
+    said = json.loads(stdout)
+    assert (said["models"], said["repeats"]) == (["model.onnx", "ids.onnx"], 2)
+    assert said["runtime"] == "onnxruntime"
+
+
 @pytest.mark.parametrize("package", ["onnxruntime", "openvino", "ai_edge_litert"])
 def test_a_missing_runtime_is_named_with_its_pip_command(folder: Path, package: str) -> None:
     model, wanted = {
@@ -164,7 +173,7 @@ def test_interrupt_ends_quietly_with_130(folder: Path) -> None:
     assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("command", ["", "run", "bench", "verify"])
+@pytest.mark.parametrize("command", ["", "run", "bench", "verify", "profile", "count"])
 def test_help_explains_every_option(folder: Path, command: str) -> None:
     code, stdout, stderr = agent(folder, f"{command} --help")
     assert (code, stderr) == (0, "")

@@ -249,3 +249,22 @@ def test_latency_is_held_by_what_measures_it(resnet: Model, context: Context) ->
         Prune(ratio=0, budgets=(Budget(kind="latency", share=0.1),))(resnet, timed)
     with pytest.raises(ConfigError, match="nothing here can do that"):
         Prune(ratio=0, budgets=(share,))(resnet, context)
+
+
+@pytest.mark.parametrize(
+    ("targets", "bits", "bytes_a_weight"), [("cpu,intel", 4, 0.5), ("cpu,arm64", 4, 1), ("cpu", 8, 1)]
+)
+def test_packed_weights_count_half_a_byte_where_every_runtime_packs(
+    targets: str, bits: int, bytes_a_weight: float
+) -> None:
+    from types import SimpleNamespace
+
+    from edgeport.options import Options
+    from edgeport.plan import resolve
+    from edgeport.stages.sequence import sequence
+
+    plan = resolve(Options(model="n.py:n", target=targets, calibrate="d.npz", size="9kB", weight_bits=bits))
+    data = SimpleNamespace(train=None, tune=None, calibrate=SimpleNamespace(digest="d"), classes_elsewhere=0)
+    first = sequence(plan, data)[0][0]  # type: ignore[arg-type]  # what it reads of data
+    assert isinstance(first, Prune)
+    assert first.bytes_a_weight == bytes_a_weight

@@ -63,6 +63,7 @@ def test_weights_take_bytes_as_shipped_and_norms_fold() -> None:
     # 216 + 16 weights; 8 shifts and 2 biases of 4 bytes
     assert weight_bytes(module, bytes_a_weight=1) == 232 + 40
     assert weight_bytes(module, bytes_a_weight=4) == 4 * 232 + 40
+    assert weight_bytes(module, bytes_a_weight=0.5) == 116 + 40
 
 
 def test_one_threshold_takes_the_least_of_all_groups() -> None:

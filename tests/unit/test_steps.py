@@ -67,6 +67,19 @@ def test_a_slower_one_says_where_its_time_goes(store: Store, monkeypatch: pytest
 def test_a_step_that_a_runtime_cannot_express_is_named_with_its_reason(store: Store) -> None:
     missing = msgspec.structs.replace(row("float", 500, None), size_bytes=None, why_no_file="operator 'roll' of 'a'")
     rows = [missing, row("prune", 500, 1.0), row("int8", 500, 0.1)]
-    file = SimpleNamespace(key="k")
+    file = SimpleNamespace(key="k", artifact=SimpleNamespace(precision="float32"))
     said = step_notes(store, profile.load("cpu"), (file, file), rows)  # type: ignore[arg-type]  # what it reads of files
     assert said == ["no file of step float: operator 'roll' of 'a'"]
+
+
+def test_a_pruned_int8_file_always_says_what_holds_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = (OpTime(name="conv", kind="Conv", kernel="", ms=0.5),)
+    monkeypatch.setattr("edgeport.steps.host.profile", lambda *arguments, **options: (ran,))
+    costs = (OpCost(name="conv", kind="Conv", dtype="int8", macs=500, activation_bytes=10),)
+    artifact = SimpleNamespace(path=Path("model.onnx"), precision="int8")
+    file = SimpleNamespace(key="k", costs=costs, artifact=artifact)
+    rows = [row("float", 1000, 2.0), row("prune", 500, 1.0), row("int8", 500, 0.1)]
+    said = step_notes(store, profile.load("cpu"), (file, file), rows)  # type: ignore[arg-type]  # what it reads of files
+    assert said == ["the pruned int8 file: of the operators' time, 100% bound by arithmetic (conv)"]
+    whole = [row("float", 500, 1.0), row("int8", 500, 0.1)]
+    assert step_notes(store, profile.load("cpu"), (file, file), whole) == []  # type: ignore[arg-type]  # as above
