@@ -49,9 +49,11 @@ WARMUP = 5  # inferences of each file that are not timed
 CHUNK = 1 << 20
 SETTLED = 16  # calls after which Python's interpreter has settled on how it runs the code around them (8 in 3.11)
 FIRST_MARK, ARM, BEGIN, END = 70000, 0, 1, 2  # of `count`; instruction_counter.c knows them too
+LACKS = "does not have"  # ends the message of a file that needs an operator which its runtime lacks
 # How LiteRT and tflite-runtime say that they have no such operator, or only an older version of it.
 ABSENT_OPERATOR = re.compile(
-    r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'|unresolved custom op: (?P<custom>[\w.]+)"
+    r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'"
+    r"|unresolved custom op: (?P<custom>\w+(?:\.\w+)*)"
 )
 
 
@@ -102,7 +104,7 @@ class LiteRtSession:
             if not (absent := ABSENT_OPERATOR.search(str(error))):
                 raise
             operator = f"{absent['name']} version {absent['version']}" if absent["name"] else absent["custom"]
-            raise AgentError(f"{path} needs {operator}, which {self.runtime} {self.version} does not have") from error
+            raise AgentError(f"{path} needs {operator}, which {self.runtime} {self.version} {LACKS}") from error
         signatures = self._interpreter.get_signature_list()
         named: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         if len(signatures) == 1:

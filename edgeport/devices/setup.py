@@ -23,13 +23,14 @@ from pathlib import Path
 
 import msgspec
 
+from edgeport.devices import counter_header
 from edgeport.devices import sysroot as systems
 from edgeport.devices.cores import CORES, write_prefix
 from edgeport.devices.device import execute
-from edgeport.devices.qemu import PACKAGE, find, guest
+from edgeport.devices.qemu import PACKAGE, find, guest, version
 from edgeport.devices.sysroot import Runtime, Sysroot
 from edgeport.errors import ConfigError, MissingPackageError, StageError
-from edgeport.store import write_atomic
+from edgeport.store import digest, write_atomic
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")  # where Debian and Ubuntu have it
 TIMEOUT_SECONDS = 1800.0  # of one client; 80 MB of packages
@@ -57,7 +58,11 @@ class Step:
 
 
 def steps(sysroot: Sysroot) -> tuple[Step, ...]:
-    """Return the parts of a system in the order they are made; a later one may use the earlier ones."""
+    """Return the parts of a system in the order they are made; a later one may use the earlier ones.
+
+    A part that no guest needs (`edgeport.devices.sysroot.missing`) is one more `Step` here and nothing elsewhere: it is
+    made again when its label changes.
+    """
     found = [
         Step(
             name=systems.SYSTEM,
@@ -101,7 +106,8 @@ def set_up(sysroot: Sysroot, say: Callable[[str], None]) -> None:
     with _alone(place):
         _sweep(place)
         for step in steps(sysroot):
-            part, recipe = place / step.name, systems.recipes(sysroot)[step.name]
+            part = place / step.name
+            recipe = systems.recipes(sysroot).get(step.name) or digest("part", step.name, step.label)
             record = systems.read_record(part)
             if record is not None and part.is_dir() and systems.recorded(part, recipe) == record:
                 say(f"ok    {step.name}: {record.content[:12]}, {record.size_bytes / 1e6:.0f} MB")
@@ -109,6 +115,18 @@ def set_up(sysroot: Sysroot, say: Callable[[str], None]) -> None:
             say(f"make  {step.name}: {step.label}")
             record = _made(step, part, recipe, sysroot)
             say(f"ok    {step.name}: {record.content[:12]}, {record.size_bytes / 1e6:.0f} MB")
+    _header(sysroot, say)
+
+
+def _header(sysroot: Sysroot, say: Callable[[str], None]) -> None:
+    """Get what instructions are counted with; files run without it, so that it is missing is only told."""
+    emulator = guest(sysroot, sysroot.runtimes[0], sysroot.cores[0])
+    try:
+        found = counter_header.make_ready(version(emulator), lambda line: say(f"make  {line}"))
+    except (MissingPackageError, StageError) as error:
+        say(f"skip  {counter_header.NAME}: {error} (instructions will not be counted)")
+    else:
+        say(f"ok    {found.name}")
 
 
 def check_tools(sysroot: Sysroot) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from edgeport.devices import host, qemu
 from edgeport.devices import sysroot as systems
+from edgeport.devices.agent import LACKS
 from edgeport.devices.device import Device, end_running
 from edgeport.devices.sysroot import Runtime, Sysroot
 from edgeport.errors import ConfigError, MissingPackageError, StageError
@@ -65,6 +66,13 @@ class Evidence:
     key: str
 
 
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a core and runtime: what it did, or that the runtime lacks an operator, which will not change."""
+
+    run: CoreRun | None = None
+    lacks: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Place:
     core: str
@@ -95,13 +103,15 @@ def emulated(store: Store, shipped: Lowered, profile: TargetProfile, evidence: E
     places, notes = _places(shipped, profile, [evidence.key, evidence.samples.digest, count])
     kept = {place.key: _read(store.get(place.key)) for place in places}
     wanted = [place for place in places if kept[place.key] is None]
+    failures: dict[str, str] = {}
     if wanted:
         with TemporaryDirectory(prefix="edgeport-") as folder:
             yardstick = _yardstick(shipped.artifact.path, profile, evidence, count, Path(folder))
             failures = _run_all(store, shipped.artifact.path, wanted, yardstick, threads=profile.threads)
-        notes += failures
         kept = {place.key: _read(store.get(place.key)) for place in places}
-    runs = [run for place in places if (run := kept[place.key]) is not None]
+    found = [kept[place.key] or _Kept(lacks=failures[place.key]) for place in places]
+    notes += _failed([(place, one.lacks) for place, one in zip(places, found, strict=True) if one.run is None])
+    runs = [one.run for one in found if one.run is not None]
     return Emulated(
         metrics=metrics(runs, profile.limits),
         runs=tuple(runs),
@@ -131,7 +141,7 @@ def _places(shipped: Lowered, profile: TargetProfile, evidence: list[object]) ->
             except (ConfigError, MissingPackageError) as error:
                 reasons.setdefault(str(error))
                 continue
-            key = digest("core", shipped.key, evidence, profile.threads, _identity(device, sysroot, runtime))
+            key = digest("emulated core", shipped.key, evidence, profile.threads, _identity(device, sysroot, runtime))
             places.append(_Place(core=core, runtime=runtime, device=device, key=key))
     notes = [f"not verified on {profile.name}: {why}" for why in reasons]
     if unknown:
@@ -157,30 +167,38 @@ def _yardstick(path: Path, profile: TargetProfile, evidence: Evidence, count: in
     )
 
 
-def _run_all(store: Store, path: Path, places: Sequence[_Place], yardstick: Yardstick, *, threads: int) -> list[str]:
-    """Run a file at every place, keep what was found, and return a note for each reason that some did not work."""
+def _run_all(
+    store: Store, path: Path, places: Sequence[_Place], yardstick: Yardstick, *, threads: int
+) -> dict[str, str]:
+    """Run a file at every place, keep what was found, and return key -> why, for those that did not work."""
 
     def run(place: _Place) -> str:
         try:
             found = run_on(path, place.device, yardstick, threads=threads)
         except StageError as error:
             why = str(error).removeprefix(f"{path.name} on {place.device.name}: ")
-            return why.replace(str(path), path.name)  # a report names no folder of this machine
-        with store.put(place.key) as fresh:
-            (fresh / "run.json").write_bytes(msgspec.json.encode(found))
+            why = why.replace(str(path), path.name)  # a report names no folder of this machine
+            if why.endswith(LACKS):
+                _keep(store, place, _Kept(lacks=why))
+            return why
+        _keep(store, place, _Kept(run=found))
         return ""
 
     with ThreadPoolExecutor(max(1, _processors() // threads)) as pool:
         try:
-            failures = list(pool.map(run, places))
+            reasons = list(pool.map(run, places))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             end_running()  # guests hear no Ctrl-C
             raise
+    return {place.key: why for place, why in zip(places, reasons, strict=True) if why}
+
+
+def _failed(reasons: Sequence[tuple[_Place, str]]) -> list[str]:
+    """Return a note for each reason that some places did not work."""
     cores: dict[tuple[str, str], list[str]] = {}
-    for place, why in zip(places, failures, strict=True):
-        if why:
-            cores.setdefault((f"{place.runtime.name} {place.runtime.version}", why), []).append(place.core)
+    for place, why in reasons:
+        cores.setdefault((f"{place.runtime.name} {place.runtime.version}", why), []).append(place.core)
     return [f"not verified on {', '.join(names)} in {runtime}: {why}" for (runtime, why), names in cores.items()]
 
 
@@ -189,5 +207,10 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read(folder: Path | None) -> CoreRun | None:
-    return None if folder is None else msgspec.json.decode((folder / "run.json").read_bytes(), type=CoreRun)
+def _keep(store: Store, place: _Place, kept: _Kept) -> None:
+    with store.put(place.key) as fresh:
+        (fresh / "core.json").write_bytes(msgspec.json.encode(kept))
+
+
+def _read(folder: Path | None) -> _Kept | None:
+    return None if folder is None else msgspec.json.decode((folder / "core.json").read_bytes(), type=_Kept)

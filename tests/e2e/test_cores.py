@@ -110,8 +110,9 @@ def test_every_core_and_runtime_has_its_row_and_a_rebuild_runs_nothing(
         assert figures[f"agreement@{core}"]["passed"] is True
         assert figures[f"agreement@{core}"]["limit"] == 95.0
         assert figures[f"top1@{core}"]["origin"] == "emulated"
-    version = 'echo "qemu-aarch64 version 7.2.22"'
-    script(tmp_path / "qemu-aarch64", f'[ "$1" = --version ] && {{ {version}; exit 0; }}; touch {tmp_path}/called')
+    version = '[ "$1" = --version ] && { echo "qemu-aarch64 version 7.2.22"; exit 0; }'
+    ran = f'case "$*" in *" run "*) touch {tmp_path}/called;; esac; exit 1'  # counting is another matter
+    script(tmp_path / "qemu-aarch64", f"{version}\n{ran}")
     second = again(demo_build, tmp_path / "out2", emulator=pretended, devices=pretended / "devices")
     assert said(second)["cores"] == rows
     assert not (tmp_path / "called").exists()
@@ -131,6 +132,25 @@ def test_crashing_core_is_told_and_the_build_goes_on(demo_build: Build, tmp_path
         f"not verified on {', '.join(CORES)} in {runtime}: its runtime crashed (SIGILL); last words: illegal operand"
         for runtime in ("ai-edge-litert 2.3.0", "tflite-runtime 2.14.0")
     ]
+
+
+def test_operator_that_the_older_runtime_lacks_is_told_once(demo_build: Build, tmp_path: Path, pretended: Path) -> None:
+    target_or_skip("arm64")
+    why = "needs CONV_2D version 99, which tflite-runtime 2.14.0 does not have"
+    version = '[ "$1" = --version ] && { echo "qemu-aarch64 version 9.0.0"; exit 0; }'
+    refusal = f'echo "agent.py: /a/model.tflite {why}" >&2; echo x >> {tmp_path}/called; exit 2'
+    script(tmp_path / "qemu-aarch64", f"{version}\n{refusal}")
+    run = again(demo_build, tmp_path / "out", emulator=pretended, devices=pretended / "devices")
+    assert run.code == 0, run.err
+    found = about_cores(run)
+    assert [note.partition(": ")[0] for note in found] == [
+        f"not verified on {', '.join(CORES)} in {runtime}"
+        for runtime in ("ai-edge-litert 2.3.0", "tflite-runtime 2.14.0")
+    ]
+    assert all(note.endswith(why) for note in found)
+    called = (tmp_path / "called").read_text()
+    assert about_cores(again(demo_build, tmp_path / "two", emulator=pretended, devices=pretended / "devices")) == found
+    assert (tmp_path / "called").read_text() == called  # what a runtime lacks, it will lack
 
 
 def test_core_without_an_emulator_is_named(demo_build: Build, tmp_path: Path, pretended: Path) -> None:
