@@ -46,7 +46,7 @@ UNTOUCHED = (  # had no part in choosing the terms
     "xavier-power.0-fan.cool-tflite-v2.4.1-ruy",
 )
 SISTERS = (("raspberry-pi-4", "rpi4coral-fan.on-tflite-v2.4.1-ruy"), ("rk3588", "rpi4-tflite-v2.7.1-ruy"))
-PROVENANCE = "derived from MLPerf logs, not verified by MLCommons; threads not stated"
+PROVENANCE = "derived, not verified by MLCommons; threads not stated"
 MARK = "# Below: what benchmarks/power.py fitted; docs/power.md says how well it predicts.\n"
 
 
@@ -89,7 +89,7 @@ def cost_model(rows: Sequence[Row], *, named: str) -> CostModel:
             energy_factor=factors["energy"],
         )
     return CostModel(
-        source=f"MLPerf Inference edge, {named}, board at the wall ({PROVENANCE})",
+        source=f"MLPerf Inference logs, {named}, at the wall ({PROVENANCE})",
         rank_correlation=round(found["energy"][1].spearman, 4),
         idle_w=round(float(np.mean([row.idle_watts for row in rows])), 2),
         least_macs=max(min(counts[form]) for form in FORMATS),

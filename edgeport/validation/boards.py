@@ -18,13 +18,11 @@ def board_notes(target: TargetProfile, costs: Sequence[OpCost], metrics: Sequenc
             continue
         what = "latency and energy" if model.has_joules else "latency and the ratio of energies, not joules,"
         where = f" of {at.removeprefix('@')}" if at else ""
-        said.append(
-            f"{what}{where} are predicted from the file's operators: {model.source}; rank correlation with metered"
-            f" energy {model.rank_correlation:.3f}"
+        wide = (
+            ""
+            if model.covers(costs)
+            else f"; intervals are wide, networks of {model.least_macs / 1e6:.0f} to {model.most_macs / 1e6:.0f} million"
+            " multiply-adds were metered"
         )
-        if not model.covers(costs):
-            said.append(
-                f"the intervals{where} are wide: networks of {model.least_macs / 1e6:.0f} to"
-                f" {model.most_macs / 1e6:.0f} million multiply-adds were metered, none like this one"
-            )
+        said.append(f"{what}{where} are predicted: {model.source}; rank correlation {model.rank_correlation:.3f}{wide}")
     return [*said, *undecided(metrics, target.limits, target.boards)]
