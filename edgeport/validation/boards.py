@@ -18,11 +18,7 @@ def board_notes(target: TargetProfile, costs: Sequence[OpCost], metrics: Sequenc
             continue
         what = "latency and energy" if model.has_joules else "latency and the ratio of energies, not joules,"
         where = f" of {at.removeprefix('@')}" if at else ""
-        wide = (
-            ""
-            if model.covers(costs)
-            else f"; intervals are wide, networks of {model.least_macs / 1e6:.0f} to {model.most_macs / 1e6:.0f} million"
-            " multiply-adds were metered"
-        )
+        sizes = f"{model.least_macs / 1e6:.0f} to {model.most_macs / 1e6:.0f} million multiply-adds"
+        wide = "" if model.covers(costs) else f"; intervals are wide, networks of {sizes} were metered"
         said.append(f"{what}{where} are predicted: {model.source}; rank correlation {model.rank_correlation:.3f}{wide}")
     return [*said, *undecided(metrics, target.limits, target.boards)]
