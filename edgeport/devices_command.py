@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeport.console import reported, stdout, terminal
-from edgeport.errors import ConfigError
+from edgeport.errors import ConfigError, MissingPackageError, StageError
 
 devices = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode=None)
 
@@ -45,6 +45,8 @@ def setup(
 ) -> None:
     """Make the small system that emulated ARM cores run, from Debian's and PyPI's packages (about 300 MB).
 
+    And fetch QEMU's plugin header, which counting instructions needs, where there is none.
+
     The only command that uses the network. Stopped, it goes on where it was; run again, it checks every file.
     """
     with reported():
@@ -55,7 +57,17 @@ def setup(
             from edgeport.devices.setup import set_up
         except ImportError as error:  # fcntl
             raise ConfigError(f"{name} needs Linux") from error
+        from edgeport.devices import counter_header, qemu
+
         console = terminal(stderr=True)
-        set_up(sysroot, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+
+        def say(line: str) -> None:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        set_up(sysroot, say)
+        try:
+            counter_header.make_ready(qemu.version(qemu.device(sysroot.cores[0])), say)
+        except (MissingPackageError, StageError) as error:  # files run without it
+            say(f"skip  {counter_header.NAME}: {error}; instructions will not be counted")
         cores = ", ".join(f"qemu:{core}" for core in sysroot.cores)
         typer.echo(f"ready: {cores} in {sysroot.place}")

@@ -10,7 +10,6 @@ import msgspec
 
 from edgeport import environment
 from edgeport.backends import backend
-from edgeport.devices import qemu
 from edgeport.doctor import require
 from edgeport.lowering import Lowering, latency_share
 from edgeport.manifest import package_versions
@@ -71,7 +70,7 @@ def build(plan: Plan, *, progress: Progress = SILENT, store: Store | None = None
         records = examined(chain, chain.records())
         scores = scores_output(records[0], plan.max_drop)
         built, failures, lowering = Lowering(plan, chain, store, progress, scores).run()
-        results, validating = Validating(plan, chain, data, store, progress, qemu.device).run(built)
+        results, validating = Validating(plan, chain, data, store, progress).run(built)
         report = Report(
             model=network.name,
             stages=(*records, lowering, validating),

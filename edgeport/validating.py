@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from edgeport.stages.data import Data
     from edgeport.stages.lower import Lowered
     from edgeport.validation.emulated import Emulated
-    from edgeport.validation.instructions import CountedTarget, DeviceOf
     from edgeport.validation.validate import Reference
 
 
@@ -35,35 +34,30 @@ class _Validated(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class _Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
+    """What emulation says of a target's files; `figures` are for `report.json`: rows by core."""
+
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    figures: dict[str, object]
+
+
 class Validating:
     """Every target's file on its real runtime; figures are kept in the store like every other result."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  # what a build has, and where its cores are emulated
-        self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress, device_of: DeviceOf | None = None
-    ) -> None:
-        """Take a build's parts.
-
-        Args:
-            plan: what to do.
-            chain: its stages.
-            data: its samples.
-            store: where figures are kept.
-            progress: where to show progress.
-            device_of: gives the emulated device of a core that a target names; None: counts no instructions.
-        """
+    def __init__(self, plan: Plan, chain: Chain, data: Data, store: Store, progress: Progress) -> None:
         self.plan, self.chain, self.data, self.samples = plan, chain, data, data.evaluate
-        self.store, self.progress, self.device_of = store, progress, device_of
+        self.store, self.progress = store, progress
 
     def run(self, built: dict[str, Built]) -> tuple[dict[str, TargetResult], StageRecord]:
         """Return target -> result, and the stage's record."""
         from edgeport.steps import step_notes, steps
         from edgeport.validation.boards import board_notes
-        from edgeport.validation.proof import proven
 
         results: dict[str, TargetResult] = {}
         seconds = 0.0
         said: dict[str, object] = {}
-        instructions: dict[str, object] = {}
         targets = [target for target in self.plan.targets if target.name in built]
         with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
             inputs = _once(lambda: self._write_inputs(folder))
@@ -71,34 +65,19 @@ class Validating:
                 task.note(target.name)
                 found = self._validated(target, built[target.name], inputs)
                 shipped = built[target.name][0]
-                proof = proven(
-                    self.store,
-                    shipped,
-                    target,
-                    inputs,
-                    samples_digest=self.samples.digest,
-                    emulate=self.plan.emulate,
-                )
-                cores = self._on_cores(target, shipped, inputs)
-                counts = self._instructions(target, built[target.name], cores)
-                if counts.cores:
-                    instructions[target.name] = msgspec.to_builtins(counts.cores)
-                seconds += found.seconds + proof.seconds + cores.seconds + counts.seconds
-                said_here = [*self._unused_labels(found.metrics), *proof.notes, *cores.notes, *counts.notes]
-                said_here += board_notes(target, built[target.name][0].costs, found.metrics)
-                said[target.name] = {"notes": said_here}
-                if cores.runs:
-                    said[target.name] = {"notes": said_here, "cores": msgspec.to_builtins(cores.runs)}
+                elsewhere = self._elsewhere(target, built[target.name], inputs)
+                seconds += found.seconds + elsewhere.seconds
+                said_here = [*self._unused_labels(found.metrics), *elsewhere.notes]
+                said_here += board_notes(target, shipped.costs, found.metrics)
+                said[target.name] = {"notes": said_here, **elsewhere.figures}
                 results[target.name] = TargetResult(
                     artifact=artifact_name(target.name, shipped),
-                    metrics=(*found.metrics, *proof.metrics, *cores.metrics, *counts.metrics),
+                    metrics=(*found.metrics, *elsewhere.metrics),
                     notes=(*notes(shipped), *said_here),
                 )
                 task.advance()
         options = {"data": self.plan.evaluation.rsplit("/", 1)[-1], "max_drop": self.plan.max_drop}
         figures = {"samples": len(self.samples), "host": platform.machine(), "notes": list(self.data.notes), **said}
-        if instructions:
-            figures["instructions"] = instructions
         finished = [(target, built[target.name], results[target.name].metrics) for target in targets]
         if not self.data.is_random:  # of random samples there is no accuracy to set against size and speed
             rows = steps(self.store, self.chain, self.samples, self.progress, finished)
@@ -108,6 +87,32 @@ class Validating:
                 why = step_notes(self.store, target, built[target.name], rows[target.name])
                 results[target.name] = replace(result, notes=(*result.notes, *why))
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
+
+    def _elsewhere(self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]) -> _Elsewhere:
+        """Return how a target's files do on processors that this machine is not."""
+        from edgeport.devices import qemu
+        from edgeport.validation.instructions import CountedTarget, counted
+        from edgeport.validation.proof import proven
+
+        shipped, floating = files
+        proof = proven(
+            self.store,
+            shipped,
+            target,
+            inputs,
+            samples_digest=self.samples.digest,
+            emulate=self.plan.emulate,
+        )
+        cores, counts = self._on_cores(target, shipped, inputs), CountedTarget()
+        if cores.runs:  # else a note says why there are none
+            counts = counted(self.store, shipped, floating, target, qemu.device)
+        figures = {"cores": msgspec.to_builtins(cores.runs), "instructions": msgspec.to_builtins(counts.cores)}
+        return _Elsewhere(
+            metrics=(*proof.metrics, *cores.metrics, *counts.metrics),
+            notes=(*proof.notes, *cores.notes, *counts.notes),
+            seconds=proof.seconds + cores.seconds + counts.seconds,
+            figures={name: found for name, found in figures.items() if found},
+        )
 
     def _on_cores(self, target: TargetProfile, shipped: Lowered, inputs: Callable[[], tuple[Path, ...]]) -> Emulated:
         """Return how the file does on the cores that the target names."""
@@ -125,15 +130,6 @@ class Validating:
         )
         judged = without_agreement_limits(target) if self.data.is_random else target
         return emulated(self.store, shipped, judged, evidence)
-
-    def _instructions(self, target: TargetProfile, files: Built, cores: Emulated) -> CountedTarget:
-        """Return what the files execute on the cores that ran them; why others did not, `cores` says."""
-        from edgeport.validation.instructions import CountedTarget, counted
-
-        if self.device_of is None:
-            return CountedTarget()
-        ran = tuple(dict.fromkeys(run.core for run in cores.runs))
-        return counted(self.store, *files, msgspec.structs.replace(target, cores=ran), self.device_of)
 
     def _write_inputs(self, folder: Path) -> tuple[Path, ...]:
         from edgeport.validation.reference import write_inputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 
@@ -25,8 +25,14 @@ _STATEMENT = "  exact counts under emulation, of the runtime's call alone, one t
 
 def counted_cores(report: Report) -> dict[str, dict[str, CoreCounts]]:
     """Return target -> core -> counts, of targets that have any."""
-    found = next((stage.metrics.get("instructions") for stage in report.stages if stage.name == "validate"), None)
-    return msgspec.convert(found, dict[str, dict[str, CoreCounts]]) if found else {}
+    validate = next((stage.metrics for stage in report.stages if stage.name == "validate"), {})
+    said = {name: validate.get(name) for name in report.targets}
+    found = {name: figures["instructions"] for name, figures in said.items() if _has_counts(figures)}
+    return msgspec.convert(found, dict[str, dict[str, CoreCounts]])
+
+
+def _has_counts(figures: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(figures, Mapping) and bool(figures.get("instructions"))
 
 
 def print_counts(report: Report, console: Console) -> None:

@@ -56,14 +56,13 @@ def _table(report: Report) -> Table:
     table.add_column("")
     for name in report.targets:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    counted = instruction_table.counted_cores(report)
-    elsewhere = {name: instruction_table.shown_names(cores) for name, cores in counted.items()}
+    counted = {name: instruction_table.shown_names(c) for name, c in instruction_table.counted_cores(report).items()}
+    places_elsewhere = own_table_names(report)  # figures of these cores, and counts, have tables of their own
     figures = [
-        {metric.name: metric for metric in result.metrics if metric.name not in elsewhere.get(name, ())}
+        {metric.name: metric for metric in result.metrics if metric.name not in counted.get(name, ())}
         for name, result in report.targets.items()
     ]
-    of_cores = own_table_names(report)
-    given = dict.fromkeys(name for found in figures for name in found if name[name.find("@") :] not in of_cores)
+    given = dict.fromkeys(name for found in figures for name in found if name[name.find("@") :] not in places_elsewhere)
     order = {name: place for place, name in enumerate(_ROWS)}
     places = {name: order.get(name, order.get(name.partition("@")[0], len(order))) for name in given}
     for name in sorted(given, key=lambda one: (places[one], one not in order)):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeport.devices import counting
+from edgeport.devices import counting, qemu
+from edgeport.devices import sysroot as systems
 from edgeport.devices.counting import Counts
 from edgeport.devices.device import Device
 from edgeport.errors import ConfigError, MissingPackageError, StageError
@@ -123,9 +124,14 @@ def _figures(counts: Counts, suffix: str) -> list[tuple[str, str, int]]:
     return [(f"{name}{suffix}", unit, value) for name, unit, value in values if value is not None]
 
 
+def _guest(device: Device) -> str:
+    """Return the digest of all that a core's guests may run; empty where that is this machine's own."""
+    sysroot = qemu.sysroot_of(device.name.removeprefix(qemu.PREFIX))
+    return systems.content(sysroot, sysroot.runtimes[0]) if sysroot else ""
+
+
 def _on_core(store: Store, shipped: Lowered, floating: Lowered, device: Device) -> CoreCounts:
-    where = [counting.identity(device), device.command, dict(device.environment)]
-    key = digest("instructions", [shipped.key, floating.key], where)
+    key = digest("instructions", [shipped.key, floating.key], counting.identity(device), _guest(device))
     folder = store.get(key)
     if folder is not None:
         return msgspec.json.decode((folder / "counts.json").read_bytes(), type=CoreCounts)

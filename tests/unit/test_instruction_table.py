@@ -39,7 +39,7 @@ CORES = {
 
 def report(cores: dict[str, CoreCounts]) -> Report:
     figures: dict[str, Any] = {"samples": 8, "host": "x86_64"}
-    figures |= {"instructions": {"arm64": msgspec.to_builtins(cores)}} if cores else {}
+    figures |= {"arm64": {"instructions": msgspec.to_builtins(cores)}} if cores else {}
     size = Metric(name="size_bytes", value=1000, unit="bytes", origin="measured")
     result = TargetResult(artifact="arm64/model.tflite", metrics=(size, *metrics(cores)))
     stage = StageRecord(name="validate", options={}, seconds=1.0, metrics=figures)
