@@ -91,7 +91,7 @@ class Validating:
     def _elsewhere(self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]) -> _Elsewhere:
         """Return how a target's files do on processors that this machine is not."""
         from edgeport.devices import qemu
-        from edgeport.validation.instructions import CountedTarget, counted
+        from edgeport.validation.instructions import counted
         from edgeport.validation.proof import proven
 
         shipped, floating = files
@@ -103,9 +103,9 @@ class Validating:
             samples_digest=self.samples.digest,
             emulate=self.plan.emulate,
         )
-        cores, counts = self._on_cores(target, shipped, inputs), CountedTarget()
-        if cores.runs:  # else a note says why there are none
-            counts = counted(self.store, shipped, floating, target, qemu.device)
+        cores = self._on_cores(target, shipped, inputs)
+        ran = tuple(dict.fromkeys(run.core for run in cores.runs))  # why others did not, a note says
+        counts = counted(self.store, shipped, floating, msgspec.structs.replace(target, cores=ran), qemu.device)
         figures = {"cores": msgspec.to_builtins(cores.runs), "instructions": msgspec.to_builtins(counts.cores)}
         return _Elsewhere(
             metrics=(*proof.metrics, *cores.metrics, *counts.metrics),

@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 BLOCK = 10  # inferences of one file before the next file has its turn
 WARMUP = 5  # inferences of each file that are not timed
 CHUNK = 1 << 20
+SETTLED = 16  # calls after which Python's interpreter has settled on how it runs the code around them (8 in 3.11)
+FIRST_MARK, ARM, BEGIN, END = 70000, 0, 1, 2  # of `count`; instruction_counter.c knows them too
 LACKS = "does not have"  # ends the message of a file that needs an operator which its runtime lacks
 # How LiteRT and tflite-runtime say that they have no such operator, or only an older version of it.
 ABSENT_OPERATOR = re.compile(
     r"find op for builtin opcode '(?P<name>\w+)' version '(?P<version>\d+)'"
     r"|unresolved custom op: (?P<custom>\w+(?:\.\w+)*)"
 )
-SETTLED = 16  # calls after which Python's interpreter has settled on how it runs the code around them (8 in 3.11)
-FIRST_MARK, ARM, BEGIN, END = 70000, 0, 1, 2  # of `count`; instruction_counter.c knows them too
 
 
 class AgentError(Exception):
@@ -895,7 +895,7 @@ def parser() -> argparse.ArgumentParser:
     five = commands.add_parser("count", parents=[shared], help="mark inferences for an emulator that counts")
     five.add_argument("models", nargs="+", metavar="MODEL")
     five.add_argument("--inputs", nargs="+", metavar="NPY", help="one file a network input (default: random numbers)")
-    five.add_argument("--repeats", type=_positive, default=3, metavar="N", help="regions a model (default 3)")
+    five.add_argument("--repeats", type=_positive, default=2, metavar="N", help="regions a model (default 2)")
     five.set_defaults(call=count)
     return top
 

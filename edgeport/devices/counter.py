@@ -90,7 +90,10 @@ def check(program: str, plugin: Path) -> None:
             return
     said = next((line for line in (done.stderr + done.stdout).splitlines() if line.strip()), "")
     if re.search(r"unknown option|invalid option|-plugin.*not supported", said):
-        raise MissingPackageError(f"{program} takes no plugins (a static one does not): apt-get install qemu-user")
+        raise MissingPackageError(
+            f"{program} takes no plugins; no statically linked QEMU does (qemu-user-static, Debian 13's qemu-user):"
+            " EDGEPORT_QEMU=FOLDER names another, e.g. Debian 12's qemu-user"
+        )
     if "API version" in said:
         raise MissingPackageError(
             f"the instruction counter was compiled for another QEMU than {program} ({said.strip()}):"

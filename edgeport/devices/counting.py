@@ -1,9 +1,9 @@
 """Counts what a processor executes in one inference: the agent under QEMU, with the instruction counter loaded.
 
 Only the runtime's own call is counted (`interpreter.invoke()`, without setting inputs or fetching outputs), and what an
-empty call costs is taken off. Each file has three regions in one process; a figure is their median, so that the first
-one, in which caches are cold, does not matter. Hash seeds are fixed, garbage collection is off, and the guest hears
-none of this process's variables (their length moves its stack), so two processes give the same figures. Batch one, one
+empty call costs is taken off. Each file has two regions in one process, and a figure is the lower one: what disturbs it
+adds, and in the first region caches are cold. Hash seeds are fixed, garbage collection is off, and the guest hears none
+of this process's variables (their length moves its stack), so two processes give the same figures. Batch one, one
 thread.
 """
 
@@ -14,7 +14,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import msgspec
@@ -24,7 +23,7 @@ from edgeport.devices.caches import CACHES
 from edgeport.devices.device import Device, call
 from edgeport.errors import ConfigError, StageError
 
-REPEATS = 3  # regions a file
+REPEATS = 2  # regions a file
 _KEPT = ("LD_LIBRARY_PATH",)  # of this process's variables, where a guest that is this machine's own Python needs them
 
 MULTIPLIES = ("sdot", "smmla", "smlal", "smull", "mla", "fmla")  # classes that multiply and, but for `smull`, add
@@ -103,7 +102,7 @@ def count(
         device: an emulated processor; its command starts with QEMU's program.
         inputs: an .npy file a network input, whose first sample runs; none: seeded random numbers.
         io: map of inputs and outputs; None: `io.json` beside each file.
-        repeats: regions a file; its figures are their medians.
+        repeats: regions a file; its figures are their lowest.
 
     Raises:
         MissingPackageError: no compiler, no header, or an emulator without plugins or of another interface.
@@ -122,7 +121,7 @@ def count(
         counting = replace(device, command=("env", "-i", *_variables(device), program, "-plugin", options, *words))
         said = msgspec.convert(call(counting, arguments, paths, threads=1, io=io), _Said)
         regions = parse(out.read_text(encoding="utf-8"), expected=repeats * (1 + len(paths)))
-    return Counted(counts=medians(regions, 1 + len(paths)), runtime=said.runtime, runtime_version=said.runtime_version)
+    return Counted(counts=lowest(regions, 1 + len(paths)), runtime=said.runtime, runtime_version=said.runtime_version)
 
 
 def parse(text: str, *, expected: int) -> list[dict[str, int]]:
@@ -146,20 +145,18 @@ def parse(text: str, *, expected: int) -> list[dict[str, int]]:
     return lines[:-1]
 
 
-def medians(regions: Sequence[Mapping[str, int]], period: int) -> tuple[Counts, ...]:
-    """Return each file's figures: medians over its regions, less those of the empty one.
+def lowest(regions: Sequence[Mapping[str, int]], period: int) -> tuple[Counts, ...]:
+    """Return each file's figures: the lowest of its regions, less those of the empty one.
 
     Args:
         regions: the empty one and then one a file, and so on for every repeat.
         period: 1 + the number of files.
     """
-    typical = [
-        {name: int(median(region[name] for region in regions[place::period])) for name in regions[place]}
+    found = [
+        {name: min(region[name] for region in regions[place::period]) for name in regions[place]}
         for place in range(period)
     ]
-    return tuple(
-        _counts({name: max(0, value - typical[0][name]) for name, value in one.items()}) for one in typical[1:]
-    )
+    return tuple(_counts({name: max(0, value - found[0][name]) for name, value in one.items()}) for one in found[1:])
 
 
 def _counts(figures: Mapping[str, int]) -> Counts:

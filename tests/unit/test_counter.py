@@ -120,7 +120,7 @@ def test_failed_compilation_is_one_line_and_leaves_nothing(cache: Path, programs
         (
             "unknown option 'plugin'",
             MissingPackageError,
-            "takes no plugins (a static one does not): apt-get install qemu",
+            "takes no plugins; no statically linked QEMU does",
         ),
         (
             "Could not load plugin x: TCG plugin requires API version 4, but this QEMU supports 1",
