@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ _PACKAGES = {
 # LiteRT's notes and the emulator's warnings of features it lacks; neither has a switch
 _CHATTER = re.compile(r"INFO: |qemu-\w+: warning: ")
 _RUNNING: set[subprocess.Popen[bytes]] = set()
+_STARTING = threading.Lock()
 _EPITAPH = "qemu: uncaught target signal"  # what the emulator adds to the last words of what it ran
 
 
@@ -103,16 +105,7 @@ def execute(device: Device, arguments: Sequence[str], *, threads: int, where: st
     Raises:
         StageError: it ends with an error or by a signal, with its last words, or takes too long.
     """
-    with _noted(
-        subprocess.Popen(
-            [*device.command, *arguments],
-            env=variables(device, threads=threads),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
-        )
-    ) as process:
+    with _started([*device.command, *arguments], variables(device, threads=threads)) as process:
         try:
             stdout, stderr = process.communicate(timeout=device.timeout_seconds)
         except subprocess.TimeoutExpired as error:
@@ -125,8 +118,17 @@ def execute(device: Device, arguments: Sequence[str], *, threads: int, where: st
 
 
 @contextmanager
-def _noted(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    _RUNNING.add(process)
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with _STARTING:  # so that none runs that `end_running` does not know
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches edgeport alone, which then ends the agent
+        )
+        _RUNNING.add(process)
     try:
         with process:
             yield process
@@ -136,8 +138,9 @@ def _noted(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 
 def end_running() -> None:
     """End every command that other threads of this process wait for; they get a StageError."""
-    for process in tuple(_RUNNING):
-        process.kill()
+    with _STARTING:
+        for process in tuple(_RUNNING):
+            process.kill()
 
 
 def variables(device: Device, *, threads: int) -> dict[str, str]:

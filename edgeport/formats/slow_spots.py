@@ -26,6 +26,8 @@ LAYOUTS = frozenset({"Transpose", "TRANSPOSE", "Reorder", "ReorderInput", "Reord
 SEPARATE = frozenset(  # what a neighbour's kernel could do on the way
     {"Relu", "Clip", "Clamp", "RELU", "RELU6", "RELU_N1_TO_1", "Pad", "PAD", "PADV2", "Slice", "StridedSlice"}
 )
+PADDINGS = frozenset({"PAD", "PADV2"})
+CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 FREE = frozenset({"Reshape", "RESHAPE", "Squeeze", "SQUEEZE", "Unsqueeze", "Flatten", "Parameter", "Result", "Const"})
 SAYS: Mapping[Kind, str] = {
     "undelegated": "not taken by XNNPACK",
@@ -90,9 +92,9 @@ def slow_spots(
     all_bytes = sum(size for _, size in moved.values()) or 1
     times = [op.ms for op in ran if op.ms is not None]
     found: dict[tuple[Kind, str], list[OpTime]] = defaultdict(list)
-    for op in ran:
+    for op, following in zip(ran, [*ran[1:], None], strict=True):
         reason = _reason(op, formats.get(plain(op.name)), kinds.get(plain(op.name), ""))
-        if reason is not None:
+        if reason is not None and not _is_padding_of(op, following):
             found[reason, op.kind].append(op)
     spots = []
     for (kind, operator), members in found.items():
@@ -115,6 +117,17 @@ def slow_spots(
 def plain(name: str) -> str:
     """Return the file's name of an operator; ONNX Runtime puts `_nchwc`, `_nhwc` and `_token_7` behind it."""
     return re.sub(r"(_token_\d+|_nchwc|_nhwc)+$", "", name)
+
+
+def _is_padding_of(op: OpTime, following: OpTime | None) -> bool:
+    """Whether XNNPACK pads within the convolution behind it; instruction counts show that it does."""
+    return (
+        op.kernel == "xnnpack"
+        and op.kind in PADDINGS
+        and following is not None
+        and following.kernel == "xnnpack"
+        and following.kind in CONVOLUTIONS
+    )
 
 
 def _is_made_up(op: OpTime) -> bool:

@@ -80,3 +80,19 @@ def test_plain_drops_what_onnx_runtime_appends() -> None:
     assert plain("node_conv2d_3_token_17") == "node_conv2d_3"
     assert plain("relu_1_nchwc") == "relu_1"
     assert plain("conv_12") == "conv_12"
+
+
+def test_padding_that_xnnpack_does_within_the_next_convolution_is_no_spot() -> None:
+    costs = [
+        OpCost(name="p", kind="PAD", dtype="int8", activation_bytes=30),
+        OpCost(name="c", kind="CONV_2D", dtype="int8", macs=10, activation_bytes=30),
+    ]
+
+    def kinds(*ran: tuple[str, str, str]) -> list[str]:
+        rows = [OpTime(name=name, kind=kind, kernel=kernel, ms=None) for name, kind, kernel in ran]
+        return [f"{spot.kind} {spot.operator}" for spot in slow_spots(costs, (), rows)]
+
+    assert kinds(("p", "PAD", "xnnpack"), ("c", "CONV_2D", "xnnpack")) == []
+    assert kinds(("p", "PAD", "xnnpack"), ("c", "ADD", "xnnpack")) == ["unfused PAD"]
+    assert kinds(("p", "PAD", "xnnpack")) == ["unfused PAD"]
+    assert kinds(("p", "PAD", "builtin"), ("c", "CONV_2D", "xnnpack")) == ["undelegated PAD"]
