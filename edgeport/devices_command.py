@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeport.console import reported, stdout, terminal
-from edgeport.errors import ConfigError
+from edgeport.errors import ConfigError, MissingPackageError, StageError
 
 devices = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode=None)
 
@@ -65,6 +65,9 @@ def setup(
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         set_up(sysroot, say)
-        counter_header.make_ready(qemu.version(qemu.device(sysroot.cores[0])), say)
+        try:
+            counter_header.make_ready(qemu.version(qemu.device(sysroot.cores[0])), say)
+        except (MissingPackageError, StageError) as error:  # files run without it
+            say(f"skip  {counter_header.NAME}: {error}; instructions will not be counted")
         cores = ", ".join(f"qemu:{core}" for core in sysroot.cores)
         typer.echo(f"ready: {cores} in {sysroot.place}")

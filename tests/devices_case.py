@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeport.devices import counter_header, qemu, setup, sysroot
+from edgeport.devices import qemu, setup, sysroot
 
 MMDEBSTRAP = """
 for last; do part=$folder; folder=$mirror; mirror=$last; done
@@ -56,8 +56,6 @@ class Tools:
         (folder / "modules" / "pip" / "__init__.py").touch()
         (folder / "modules" / "pip" / "__main__.py").write_text(PIP)
         (folder / "keyring").touch()
-        (folder / "qemu-plugin.h").touch()
-        monkeypatch.setenv(counter_header.VARIABLE, str(folder / "qemu-plugin.h"))  # it would be fetched
         monkeypatch.setattr(setup, "KEYRING", folder / "keyring")
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
         monkeypatch.setenv("PYTHONPATH", str(folder / "modules"))

@@ -23,11 +23,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgeport.devices import counter_header
 from edgeport.devices import sysroot as systems
 from edgeport.devices.cores import CORES, write_prefix
 from edgeport.devices.device import execute
-from edgeport.devices.qemu import PACKAGE, find, guest, version
+from edgeport.devices.qemu import PACKAGE, find, guest
 from edgeport.devices.sysroot import Runtime, Sysroot
 from edgeport.errors import ConfigError, MissingPackageError, StageError
 from edgeport.store import digest, write_atomic
@@ -115,18 +114,6 @@ def set_up(sysroot: Sysroot, say: Callable[[str], None]) -> None:
             say(f"make  {step.name}: {step.label}")
             record = _made(step, part, recipe, sysroot)
             say(f"ok    {step.name}: {record.content[:12]}, {record.size_bytes / 1e6:.0f} MB")
-    _header(sysroot, say)
-
-
-def _header(sysroot: Sysroot, say: Callable[[str], None]) -> None:
-    """Get what instructions are counted with; files run without it, so that it is missing is only told."""
-    emulator = guest(sysroot, sysroot.runtimes[0], sysroot.cores[0])
-    try:
-        found = counter_header.make_ready(version(emulator), lambda line: say(f"make  {line}"))
-    except (MissingPackageError, StageError) as error:
-        say(f"skip  {counter_header.NAME}: {error} (instructions will not be counted)")
-    else:
-        say(f"ok    {found.name}")
 
 
 def check_tools(sysroot: Sysroot) -> None:
