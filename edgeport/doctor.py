@@ -10,6 +10,8 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from edgeport.devices import qemu
+from edgeport.devices.device import HOST
+from edgeport.devices.listing import states
 from edgeport.devices.processor import cpu_features
 from edgeport.errors import ConfigError, MissingPackageError
 
@@ -81,7 +83,15 @@ def machine() -> dict[str, str]:
         "cpu extensions": ", ".join(name for name in CPU_FEATURES if name in features) or "unknown",
         "environment": "virtual" if sys.prefix != sys.base_prefix else "system",
         "emulation": _emulation(),
+        "ARM cores": _arm_cores(),
     }
+
+
+def _arm_cores() -> str:
+    """Say which ARM cores int8 files can be run on under emulation, or what is missing for that."""
+    guests = [state for state in states() if state.machine in ("aarch64", "armv7l") and state.name != HOST.name]
+    ready = [state.name for state in guests if state.is_ready]
+    return ", ".join(ready) if ready else f"{guests[0].remedy} (TFLite files stay unverified on them)"
 
 
 def _emulation() -> str:

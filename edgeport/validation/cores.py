@@ -1,8 +1,8 @@
 """What a file answers on one emulated core in one runtime, beside this machine and beside float PyTorch.
 
 Sums of integers are exact, so LiteRT's int8 outputs have the same bits on every core and on this machine, but for rare
-values one step off (of ResNet-20 one output in 2,000; a tie of rounding perhaps, no kernel was looked at). tflite-runtime 2.14 runs int8 convolutions by ruy
-instead of XNNPACK, and rounds otherwise everywhere.
+values one step off (of ResNet-20 one output in 2,000; a tie of rounding perhaps, no kernel was looked at).
+tflite-runtime 2.14 runs int8 convolutions by ruy instead of XNNPACK, and rounds otherwise everywhere.
 """
 
 from __future__ import annotations

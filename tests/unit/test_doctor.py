@@ -111,6 +111,7 @@ def test_emulator_is_looked_for_and_its_absence_told_with_the_command(
         pytest.skip("qemu:haswell needs Linux on x86_64")
     monkeypatch.setenv("EDGEPORT_QEMU", "")
     assert machine()["emulation"].startswith("qemu-x86_64 not found: apt-get install qemu-user")
+    assert machine()["ARM cores"].startswith("qemu-aarch64 not found: apt-get install qemu-user")
     program = tmp_path / "qemu-x86_64"
     program.write_text("#!/bin/sh\necho qemu-x86_64 version 7.2.22\n")
     program.chmod(0o755)
