@@ -174,16 +174,17 @@ class Bench:
         learn = ("--train", self.recipe("train", split="0:20000"), "--distill", "3", "--max-drop", "100")
         common = ("--target", "cpu", *learn, *self.judged())
         rows = {}
-        ours = self.build(model, (*given, "--macs", "0.5", *common), name="peers-edgeport")
-        rows["edgeport"] = {**_told(ours), "steps": _steps(ours)}
-        share = _steps(ours)[-1]["macs"] / _steps(ours)[0]["macs"]
         file = self.work / "torch-pruning.pt2"
         command = [str(other), str(ROOT / "benchmarks" / "compress_torch_pruning.py"), "--weights", str(weights)]
-        subprocess.run([*command, "--macs", str(share), "--out", str(file)], check=True, cwd=ROOT / "benchmarks")
+        subprocess.run([*command, "--macs", "0.5", "--out", str(file)], check=True, cwd=ROOT / "benchmarks")
         teacher = self.work / "teacher.py"
         teacher.write_text(_TEACHER.format(folder=networks.parent, weights=weights))
         theirs = self.build(str(file), ("--teacher", f"{teacher}:net", *common), name="peers-torch-pruning")
         rows["torch-pruning"] = {**_told(theirs), "steps": _steps(theirs)}
+        whole = self.build(model, (*given, "--target", "cpu", "--precision", "float32", *self.judged()), name="whole")
+        share = f"{_steps(theirs)[0]['macs'] / _steps(whole)[0]['macs']:.4f}"  # equal multiply-adds
+        ours = self.build(model, (*given, "--macs", share, *common), name="peers-edgeport")
+        rows["edgeport"] = {**_told(ours), "steps": _steps(ours)}
         return {"rows": rows}
 
     def _script(self, name: str, *arguments: str, is_json: bool = True) -> Figures:
