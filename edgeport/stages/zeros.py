@@ -18,11 +18,11 @@ import numpy as np
 
 from edgeport.devices import host
 from edgeport.store import Store, digest
+from edgeport.types import Origin
 
 if TYPE_CHECKING:
     from edgeport.profile import TargetProfile
     from edgeport.stages.lower import Lowered
-    from edgeport.types import Origin
 
 SECONDS = 0.8  # of timing, both files together
 SLOWER = 1.05  # times the dense file's latency, in the median and at its best: less may be noise
@@ -30,7 +30,8 @@ LARGEST_ERROR = 1e-4  # of the largest output: sums of other order in float32 di
 ROWS = 4  # random inputs on which outputs are compared; validation compares on all samples
 NOTHING = "no weights take clearly fewer bytes without their zeros: the file is stored dense"
 KERNELS = (
-    "on ARM, XNNPACK skips zeros in chains of depthwise and 1x1 convolutions of which more than two thirds are zero"
+    "on ARM, XNNPACK skips zeros in chains of depthwise and 1x1 convolutions of which more than two thirds are zero;"
+    " latencies predicted for boards know nothing of that"
 )
 
 

@@ -140,7 +140,7 @@ def _on_core(store: Store, shipped: Lowered, floating: Lowered, device: Device) 
     files = [shipped, *([] if is_alone else [floating])]
     result = counting.count([file.artifact.path for file in files], device)
     precision: str = shipped.artifact.precision
-    if not is_alone and precision == floating.artifact.precision:
+    if not is_alone and precision == floating.artifact.precision == "float32":
         precision = f"sparse {precision}"
     counts = CoreCounts(
         precision=precision,
