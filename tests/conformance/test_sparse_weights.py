@@ -13,7 +13,7 @@ from torch import nn
 
 pytest.importorskip("litert_torch", reason="needs pip install 'edgeport[tflite]'")
 
-from edgeport.backends import tflite  # after the skip
+from edgeport.backends import backend, tflite  # after the skip
 from edgeport.devices.host import run_together
 from edgeport.formats.tflite import executed_operators, read_costs
 from edgeport.graph.float_graph import FloatGraph
@@ -81,7 +81,7 @@ def test_the_interpreters_own_kernels_give_the_same_answers(tmp_path: Path) -> N
         model = read(content)
         last = int(model.subgraphs[0].outputs[0])
         results.append(run_keeping_tensors(content, [sample])[0][last])
-    assert np.array_equal(*results)
+    assert np.array_equal(results[0], results[1])
 
 
 def test_stored_weights_are_the_dense_ones(tmp_path: Path) -> None:
@@ -120,8 +120,10 @@ def test_dense_weights_stay_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("share", "is_sparse"), [(0.9, True), (0.0, False)])
 def test_build_ships_the_file_without_zeros_where_it_is_better(share: float, is_sparse: bool, tmp_path: Path) -> None:
     store, network, target = Store(tmp_path / "store"), graph(share), profile("tflite")
-    dense = lower(store, tflite, target, lambda: network, source_key="a")
-    sparse = lower(store, tflite, target, lambda: network, source_key="a", float_file=dense, precision="float32")
+    dense = lower(store, backend("tflite"), target, lambda: network, source_key="a")
+    sparse = lower(
+        store, backend("tflite"), target, lambda: network, source_key="a", float_file=dense, precision="float32"
+    )
     assert sparse.key != dense.key
     found = choose_zeros(store, dense, sparse, target, lambda: [(1, 3, 16, 16)], origin="modelled")
     figures = found.chosen.get("zeros")
