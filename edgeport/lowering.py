@@ -15,6 +15,7 @@ from edgeport.stages.lower import BINDINGS, Lowered, lower
 from edgeport.stages.raise_precision import Control, DropControl, ranked
 from edgeport.stages.speed import Setting, choose_fast
 from edgeport.stages.tune_loss import MOST_SAMPLES, Tune
+from edgeport.stages.zeros import choose_zeros
 from edgeport.types import StageRecord
 from edgeport.validation.origin import origin_on_host
 
@@ -79,7 +80,7 @@ class Lowering:
         module = backend(target.backend)
         floating = lower(self.store, module, target, lambda: self.graph, source_key=self.chain.lowered_key)
         if self.plan.precision == "float32":
-            return floating, floating, None
+            return self._without_zeros(target, floating), floating, None
 
         def write(scheme: Scheme) -> Lowered:
             return lower(
@@ -107,6 +108,26 @@ class Lowering:
             found = Control(limit_points=self.plan.max_drop)
         shipped = replace(write(scheme), chosen={"speed": fast.figures()}, chosen_notes=tuple(fast.notes))
         return shipped, floating, found
+
+    def _without_zeros(self, target: TargetProfile, dense: Lowered) -> Lowered:
+        """Return the float file without the zeros of `--prune fine:0.8`, or as it is where that is the better file."""
+        module = backend(target.backend)
+        if not self.plan.sparsity or not module.stores_zeros:
+            return dense
+        sparse = lower(
+            self.store,
+            module,
+            target,
+            lambda: self.graph,
+            source_key=self.chain.lowered_key,
+            float_file=dense,
+            precision="float32",
+        )
+
+        def shapes() -> list[tuple[int, ...]]:
+            return [tuple(value.shape) for value in self.graph.example_inputs]
+
+        return choose_zeros(self.store, dense, sparse, target, shapes, origin=origin_on_host(target))
 
     def _drop_control(self, folder: Path) -> DropControl | None:
         """Return what raises layers until `--max-drop` holds; None without a limit or without samples for it."""

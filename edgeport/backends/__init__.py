@@ -24,11 +24,13 @@ class Backend(Protocol):
         suffix: of its files, with the dot.
         packages: distribution names whose versions decide what it writes.
         raised_formats: what `Scheme.raised` may ask of it; the first is as exact as the float file.
+        stores_zeros: whether its files can leave the zeros of float32 weights out (`lower_sparse`).
     """
 
     suffix: str
     packages: tuple[str, ...]
     raised_formats: tuple[Raised, ...]
+    stores_zeros: bool
 
     def lower_float(self, graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
         """Write the float32 file to `out`.
@@ -49,6 +51,10 @@ class Backend(Protocol):
 
     def lower_dynamic(self, graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: Path) -> Artifact:
         """Write the network to `out` with int8 weights and float activations; no ranges are needed; same errors."""
+        ...
+
+    def lower_sparse(self, graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+        """Write the float32 network to `out` without its weights' zeros; only where `stores_zeros`; same errors."""
         ...
 
     def bindings(self, graph: FloatGraph, path: Path) -> Mapping[str, object]:

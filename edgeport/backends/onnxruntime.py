@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 suffix = ".onnx"
 packages = ("onnx", "onnxscript", "onnxruntime")
 raised_formats: tuple[Raised, ...] = ("float32",)
+stores_zeros = False
 
 
 def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
@@ -79,6 +80,12 @@ def lower_dynamic(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: 
     """Write the network to `out` with int8 weights, one scale an output channel, and float activations; same errors."""
     del scheme, float_file  # no integer kernel runs, so all 8 bits are safe on every processor
     return _stored(graph, "int8", out)
+
+
+def lower_sparse(graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+    """Not offered: the runtime has no kernels that skip zeros; raises LoweringError."""
+    del graph, float_file, out
+    raise LoweringError("onnxruntime: zeros cannot be left out of the file")
 
 
 def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 suffix = ".xml"
 packages = ("onnx", "onnxscript", "openvino")
 raised_formats: tuple[Raised, ...] = ("float32",)
+stores_zeros = False
 
 NOT_CONVERTED = re.compile(r"(?:No conversion rule found for operations|Conversion is failed for): (.*)")
 
@@ -90,6 +91,12 @@ def lower_dynamic(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: 
     """Write the network to `out` with int8 weights, one scale an output channel, and float activations; same errors."""
     del scheme, float_file  # no kernel adds pairs of 8-bit products here, so all 8 bits are safe
     return _stored(graph, "int8", out)
+
+
+def lower_sparse(graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+    """Not offered: the runtime has no kernels that skip zeros; raises LoweringError."""
+    del graph, float_file, out
+    raise LoweringError("openvino: zeros cannot be left out of the file")
 
 
 def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:

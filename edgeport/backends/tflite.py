@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 suffix = ".tflite"
 packages = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter")
 raised_formats: tuple[Raised, ...] = ("float32", "int16")
+stores_zeros = True
 
 SHOWN = 4  # layers in a sentence
 UNRANGED, RAISED = "their ranges are not known", "int8 is too coarse for them"
@@ -82,6 +83,24 @@ def lower_dynamic(graph: FloatGraph, scheme: Scheme, float_file: Artifact, out: 
     """
     del graph, scheme
     return _stored(float_file, "int8", out)
+
+
+def lower_sparse(graph: FloatGraph, float_file: Artifact, out: Path) -> Artifact:
+    """Write the float file to `out` without the zeros of its weights; they are put back when the file is loaded.
+
+    Raises:
+        MissingPackageError: ai-edge-litert is not installed.
+    """
+    del graph
+    try:
+        from edgeport.quant.tflite_sparse import store_zeros
+
+        content, layers = store_zeros(float_file.path.read_bytes())
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    out.write_bytes(content)
+    notes = (f"weights of {layers} layers are stored without their zeros",) if layers else ()
+    return Artifact(path=out, backend="tflite", precision="float32", files=(out,), notes=notes)
 
 
 def bindings(graph: FloatGraph, path: Path) -> Mapping[str, object]:

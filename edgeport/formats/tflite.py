@@ -11,6 +11,8 @@ import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeport.errors import ConfigError, MissingPackageError
 from edgeport.formats import ExecutedOp, Interface, TensorInfo, file_bytes
 from edgeport.formats.arena import Life, arena_bytes
@@ -251,7 +253,16 @@ def _tensor(model: Any, index: int, path: Path) -> Tensor:
     needed = math.prod(shape) * BITS.get(dtype, 0) // 8
     if size < needed and tensor.sparsity is None:
         raise _damaged(path, f"tensor {index}, {dtype} {shape}, has {size} of its {needed} bytes")
-    return Tensor(shape=shape, dtype=dtype, constant_bytes=size)
+    return Tensor(shape=shape, dtype=dtype, constant_bytes=size + _index_bytes(tensor.sparsity))
+
+
+def _index_bytes(sparsity: Any) -> int:
+    """Return the bytes that say where the values of a sparse tensor belong."""
+    found = 0
+    for dimension in (sparsity.dimMetadata if sparsity is not None else None) or ():
+        for vector in (dimension.arraySegments, dimension.arrayIndices):
+            found += 0 if vector is None else np.asarray(vector.values).nbytes
+    return found
 
 
 def _operator(model: Any, index: int, tensors: Mapping[str, Tensor]) -> Operator:
@@ -275,8 +286,12 @@ def _operator(model: Any, index: int, tensors: Mapping[str, Tensor]) -> Operator
         kind=kind,
         inputs=tuple(i for i in inputs if i != "-1"),
         outputs=outputs,
-        # of an activation it is a kernel; of a constant, how float16 or int8 weights are kept
-        role="dequantize" if kind == "DEQUANTIZE" and on_constants else "move" if kind in MOVES else "compute",
+        # of an activation it is a kernel; of a constant, how float16, int8 or sparse weights are kept
+        role="dequantize"
+        if kind in ("DEQUANTIZE", "DENSIFY") and on_constants
+        else "move"
+        if kind in MOVES
+        else "compute",
         product=product,
         provenance=provenance,
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeport.quant.packing import unpack
+from edgeport.quant.tflite_csr import expand, from_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -122,7 +123,7 @@ def is_float(model: Any, index: int) -> bool:
 def constant(model: Any, index: int) -> np.ndarray | None:
     """Return the value of a constant tensor of the main subgraph; None for an activation.
 
-    float32, int32 and int8 as they are, INT4 as int8.
+    float32, int32 and int8 as they are, INT4 as int8, sparse float32 with its zeros.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -138,7 +139,19 @@ def constant(model: Any, index: int) -> np.ndarray | None:
     types = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT8: np.int8}
     if tensor.type not in types:
         return None
+    if tensor.sparsity is not None:
+        return _dense(tensor, bytes(data))
     return np.frombuffer(bytes(data), types[tensor.type]).reshape(_listed(tensor.shape))
+
+
+def _dense(tensor: Any, data: bytes) -> np.ndarray | None:
+    """Return a sparse float32 constant with its zeros; None for other types, and forms that edgeport does not write."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    if tensor.type != schema.TensorType.FLOAT32:
+        return None
+    sparse = from_parameters(tensor.sparsity, _listed(tensor.shape), np.frombuffer(data, np.float32))
+    return None if sparse is None else expand(sparse)
 
 
 def run_keeping_tensors(content: bytes, inputs: Sequence[Sequence[np.ndarray]]) -> list[dict[int, np.ndarray]]:

@@ -80,7 +80,8 @@ def _sparsify_line(stage: StageRecord) -> str:
     return (
         f"{' and '.join(map(str, stage.metrics['grains']))}: {100 * (1 - nonzero / weights):.1f} % of the weights are"  # type: ignore[call-overload]  # JSON list
         f" zero, and {100 * (1 - needed / macs):.1f} % of the multiply-adds multiply by zero"
-        f"\n{INDENT}the runtimes compute zeros like other weights: only the compressed size gains{_whole_lines(stage)}"
+        f"\n{INDENT}the runtimes compute zeros like other weights: only the compressed size gains"
+        f"\n{INDENT}(but for TFLite files in float32, which leave zeros out){_whole_lines(stage)}"
     )
 
 

@@ -81,7 +81,7 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
         graph: gives the network; called only when the file has to be written.
         source_key: key of the network, or of its calibration (int8).
         float_file: the float file; None: write that.
-        precision: of the smaller file; None: int8.
+        precision: of the smaller file; None: int8; float32: the float file without the zeros of its weights.
         scheme: how the int8 file is written; None: as the target asks.
 
     Raises:
@@ -91,8 +91,9 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
     precision = "float32" if float_file is None else precision or "int8"
     scheme = scheme or Scheme.of(profile)
     chosen = msgspec.to_builtins(scheme) if precision == "int8" else None
+    form = "sparse" if precision == "float32" and float_file is not None else precision
     versions = package_versions(backend.packages)
-    key = digest("lower", profile.backend, precision, chosen, versions, source_key, code_digest())
+    key = digest("lower", profile.backend, form, chosen, versions, source_key, code_digest())
     folder = store.get(key)
     if folder is None:
         start = time.perf_counter()
@@ -100,6 +101,8 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
             out = fresh / f"model{backend.suffix}"
             if float_file is None:
                 artifact = backend.lower_float(graph(), profile, out)
+            elif form == "sparse":
+                artifact = backend.lower_sparse(graph(), float_file.artifact, out)
             elif precision == "float16":
                 artifact = backend.lower_float16(graph(), float_file.artifact, out)
             elif precision == "dynamic_int8":

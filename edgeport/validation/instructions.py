@@ -39,7 +39,7 @@ class CoreCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What a target's files execute on one core.
 
     Attributes:
-        precision: of the shipped file.
+        precision: of the shipped file; `sparse float32` where it is the float file without zeros.
         macs: multiply-adds of the shipped file.
         shipped: one inference of it.
         floating: one inference of the float file; None where that is the shipped one.
@@ -139,8 +139,11 @@ def _on_core(store: Store, shipped: Lowered, floating: Lowered, device: Device) 
     is_alone = shipped.artifact.path == floating.artifact.path
     files = [shipped, *([] if is_alone else [floating])]
     result = counting.count([file.artifact.path for file in files], device)
+    precision: str = shipped.artifact.precision
+    if not is_alone and precision == floating.artifact.precision == "float32":
+        precision = f"sparse {precision}"
     counts = CoreCounts(
-        precision=shipped.artifact.precision,
+        precision=precision,
         macs=sum(cost.macs for cost in shipped.costs),
         shipped=result.counts[0],
         floating=None if is_alone else result.counts[1],

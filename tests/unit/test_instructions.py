@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgeport.devices import counting
@@ -125,3 +126,14 @@ def test_what_a_pair_saves_is_taken_off_the_operator_with_fewer_macs() -> None:
 def test_differences_do_not_fall_below_zero() -> None:
     found = less(Counts(instructions=5, load_bytes=1, store_bytes=9, l1d_misses=4, classes={"simd": 2}), plain(7))
     assert found == Counts(instructions=0, load_bytes=0, store_bytes=9, classes={"simd": 0})
+
+
+def test_float_file_without_zeros_is_told_from_the_dense_one(tmp_path: Path, calls: list[tuple[str, int]]) -> None:
+    files = []
+    for name in ("sparse.tflite", "dense.tflite"):
+        made = lowered(tmp_path, name)
+        files.append(replace(made, artifact=replace(made.artifact, precision="float32")))
+    profile = msgspec.structs.replace(load("arm64"), cores=("cortex-a76",))
+    found = counted(Store(tmp_path / "store"), files[0], files[1], profile, device)
+    assert calls == [("qemu:cortex-a76", 2)]
+    assert found.cores["cortex-a76"].precision == "sparse float32"
