@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeport.backends import backend
 from edgeport.devices import host
@@ -22,6 +22,8 @@ from edgeport.validation.origin import origin_on_host
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.plan import Plan
@@ -124,10 +126,10 @@ class Lowering:
             precision="float32",
         )
 
-        def shapes() -> list[tuple[int, ...]]:
-            return [tuple(value.shape) for value in self.graph.example_inputs]
+        def examples() -> list[NDArray[Any]]:
+            return [value.numpy() for value in self.graph.example_inputs]
 
-        return choose_zeros(self.store, dense, sparse, target, shapes, origin=origin_on_host(target))
+        return choose_zeros(self.store, dense, sparse, target, examples, origin=origin_on_host(target))
 
     def _drop_control(self, folder: Path) -> DropControl | None:
         """Return what raises layers until `--max-drop` holds; None without a limit or without samples for it."""

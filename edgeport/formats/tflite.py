@@ -65,7 +65,7 @@ def executed_operators(path: Path) -> tuple[ExecutedOp, ...]:
 
 
 def read_arena_bytes(path: Path, *, is_builtin: bool = False) -> int:
-    """Return the bytes that activations take while the file runs (see `arena`).
+    """Return the bytes that activations take while the file runs (see `arena`); unpacked weights are none of them.
 
     Args:
         path: the file.
@@ -78,13 +78,14 @@ def read_arena_bytes(path: Path, *, is_builtin: bool = False) -> int:
     """
     graph = _graph(path)
     count = len(graph.operators)
+    unpacked = {name for operator in graph.operators if operator.role == "dequantize" for name in operator.outputs}
     kept = {str(index) for index in _parse(path).subgraphs[0].inputs} | graph.outputs
     first = {name: place for place, operator in enumerate(graph.operators) for name in operator.outputs}
     last = {name: place for place, operator in enumerate(graph.operators) for name in operator.inputs}
     lives = []
     for name, tensor in graph.tensors.items():
         is_used = name in first or name in last or name in kept
-        if tensor.constant_bytes is None and is_used:
+        if tensor.constant_bytes is None and is_used and name not in unpacked:
             start = first.get(name, -1)
             end = count if name in kept else last.get(name, start)
             size = tensor.elements * BITS.get(tensor.dtype, 8) // 8

@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeport.devices import host
 from edgeport.store import Store, digest
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SECONDS = 0.8  # of timing, both files together
 SLOWER = 1.05  # times the dense file's latency, in the median and at its best: less may be noise
 LARGEST_ERROR = 1e-4  # of the largest output: sums of other order in float32 differ by less
-ROWS = 4  # random inputs on which outputs are compared; validation compares on all samples
+ROWS = 4  # samples on which outputs are compared, at most; validation compares on all
 NOTHING = "no weights take clearly fewer bytes without their zeros: the file is stored dense"
 KERNELS = (
     "on ARM, XNNPACK skips zeros in chains of depthwise and 1x1 convolutions of which more than two thirds are zero;"
@@ -67,7 +68,7 @@ def choose_zeros(  # noqa: PLR0913  # each of them is needed
     dense: Lowered,
     sparse: Lowered,
     profile: TargetProfile,
-    shapes: Callable[[], list[tuple[int, ...]]],
+    examples: Callable[[], list[NDArray[Any]]],
     *,
     origin: Origin,
 ) -> Lowered:
@@ -78,7 +79,7 @@ def choose_zeros(  # noqa: PLR0913  # each of them is needed
         dense: the float file.
         sparse: the same without zeros; of the same size where no weight could be stored so.
         profile: the target.
-        shapes: gives the network's input shapes with batch one, in PyTorch's layout.
+        examples: gives real inputs, an array a network input, (N, ...), in PyTorch's layout.
         origin: of timings on this machine.
 
     Raises:
@@ -90,7 +91,7 @@ def choose_zeros(  # noqa: PLR0913  # each of them is needed
     key = digest("zeros", [sparse.key, dense.key, origin], profile.threads, [platform.machine(), platform.node()])
     folder = store.get(key)
     if folder is None:
-        found = _compared(dense, sparse, profile.threads, shapes(), origin)
+        found = _compared(dense, sparse, profile.threads, examples(), origin)
         with store.put(key) as fresh:
             (fresh / "zeros.json").write_bytes(msgspec.json.encode(found))
     else:
@@ -99,14 +100,13 @@ def choose_zeros(  # noqa: PLR0913  # each of them is needed
     return replace(sparse if found.kept else dense, chosen=figures, chosen_notes=(found.note,))
 
 
-def _compared(dense: Lowered, sparse: Lowered, threads: int, shapes: list[tuple[int, ...]], origin: Origin) -> Zeros:
+def _compared(dense: Lowered, sparse: Lowered, threads: int, examples: list[NDArray[Any]], origin: Origin) -> Zeros:
     paths = (dense.artifact.path, sparse.artifact.path)
-    generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="edgeport-") as folder:
         inputs = []
-        for index, shape in enumerate(shapes):
+        for index, example in enumerate(examples):
             inputs.append(Path(folder) / f"in{index}.npy")
-            np.save(inputs[-1], generator.standard_normal((ROWS, *shape[1:])).astype(np.float32))
+            np.save(inputs[-1], example[:ROWS])
         results = host.run_together(paths, inputs, threads=threads)
     before, after = host.bench(paths, threads=threads, seconds=SECONDS)
     error = max(

@@ -125,7 +125,14 @@ def test_build_ships_the_file_without_zeros_where_it_is_better(share: float, is_
         store, backend("tflite"), target, lambda: network, source_key="a", float_file=dense, precision="float32"
     )
     assert sparse.key != dense.key
-    found = choose_zeros(store, dense, sparse, target, lambda: [(1, 3, 16, 16)], origin="modelled")
+    found = choose_zeros(
+        store,
+        dense,
+        sparse,
+        target,
+        lambda: [np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)],
+        origin="modelled",
+    )
     figures = found.chosen.get("zeros")
     if is_sparse:
         assert isinstance(figures, dict)
