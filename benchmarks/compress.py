@@ -27,6 +27,7 @@ from typing import Any
 from compress_page import page
 
 from edgeport.devices import host
+from edgeport.devices.processor import cpu_features
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "docs" / "compress.json", ROOT / "docs" / "compress.md"
@@ -260,7 +261,8 @@ def main() -> None:
     with TemporaryDirectory(prefix="edgeport-") as folder:
         bench = Bench(arguments, Path(folder))
         for name in chosen:
-            figures = PARTS[name](bench)
+            features = sorted(cpu_features() & {"avx2", "avx512f", "avx512_vnni", "amx_int8"})
+            figures = {**PARTS[name](bench), "processor": ", ".join(features)}
             results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
             RESULTS.write_text(json.dumps({**results, name: figures}, indent=1, sort_keys=True) + "\n")
     PAGE.write_text(page(json.loads(RESULTS.read_text())))

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from edgeport.devices.processor import cpu_features
-
 Figures = Mapping[str, Any]
 
 
@@ -15,13 +13,16 @@ def page(results: Figures) -> str:
     """Return the page; a part that was not run is missing from it, and said to be."""
     written = [_PARTS[name](results[name]) for name in _PARTS if name in results]
     missing = [name for name in _PARTS if name not in results]
-    features = ", ".join(sorted(cpu_features() & {"avx2", "avx512f", "avx512_vnni", "amx_int8"})) or "no vector units"
+    processors: dict[str, list[str]] = {}
+    for name in (name for name in _PARTS if name in results):
+        processors.setdefault(results[name]["processor"], []).append(name)
+    places = "; ".join(f"{', '.join(parts)} on x86-64 with {features}" for features, parts in processors.items())
     head = [
         "# Smaller networks, and what they lose",
         "",
         "Written by `python benchmarks/compress.py --data ../shared/data`, which also takes single parts (`--parts`)."
-        f" Measured on an x86-64 processor with {features}, one thread, batch one. Images are JPEG CIFAR-10; top-1 is"
-        " percent of the 8,000 images of `cifar10-report`, whose own standard error is about 0.35 points; settings were"
+        f" Measured with one thread, batch one: {places}. Images are JPEG CIFAR-10; top-1 is percent"
+        " of the 8,000 images of `cifar10-report`, whose own standard error is about 0.35 points; settings were"
         " chosen on other images. Core-seconds are CPU seconds of whole builds, evaluation included, on a shared"
         " machine.",
         "",
