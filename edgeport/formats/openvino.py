@@ -16,6 +16,7 @@ from edgeport.formats import ExecutedOp, Interface, TensorInfo, file_bytes
 from edgeport.formats.operators import Graph, Operator, Product, Role, Tensor, costs_of, signless
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
     from edgeport.types import OpCost
@@ -95,6 +96,7 @@ def executed_operators(path: Path) -> tuple[ExecutedOp, ...]:
         runtime = _openvino().Core().compile_model(model, "CPU", options).get_runtime_model()
     except RuntimeError as error:
         raise ConfigError(f"OpenVINO cannot compile '{path}': {_reason(error)}") from error
+    products = {node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"}
     found = []
     for node in runtime.get_ordered_ops():
         info = node.get_rt_info()
@@ -103,6 +105,9 @@ def executed_operators(path: Path) -> tuple[ExecutedOp, ...]:
         if kind in SUPPORTING:
             continue
         layers = tuple(name for name in said.get("originalLayersNames", "").split(",") if name)
+        if kind == "Subgraph" and products.intersection(layers):
+            found += _fused_products(layers, products, said.get("primitiveType", ""))
+            continue
         found.append(
             ExecutedOp(
                 name=node.get_friendly_name(),
@@ -114,6 +119,26 @@ def executed_operators(path: Path) -> tuple[ExecutedOp, ...]:
             )
         )
     return tuple(found)
+
+
+def _fused_products(layers: tuple[str, ...], products: Container[str], implementation: str) -> list[ExecutedOp]:
+    """Return the linear layers of one generated kernel, which with AVX-512 takes whole chains of small ones.
+
+    It states one precision, that of its output. A product of integers is the one that is scaled only behind it: that is
+    how OpenVINO's low-precision transformations mark it.
+    """
+    return [
+        ExecutedOp(
+            name=name,
+            kind="FullyConnected",  # what it is called where it has a kernel of its own
+            dtype="int8" if f"{name}/DequantizationMultiply" in layers else "float32",
+            layers=(name,),
+            implementation=implementation,
+            provenance=module_path(name),
+        )
+        for name in layers
+        if name in products
+    ]
 
 
 _SAID = ("layerType", "runtimePrecision", "originalLayersNames", "primitiveType")
