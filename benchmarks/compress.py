@@ -65,7 +65,12 @@ class Bench:
         """Build into `work/name`; return the report with the command and the CPU seconds that it took."""
         output = self.work / name
         command = ["edgeport", "build", model, *options, "--output", str(output)]
-        places = {str(self.data): "../shared/data", str(self.work): "WORK", str(self.arguments.baseline): "BASELINE"}
+        places = {
+            f"{ROOT}/": "",
+            str(self.data): "../shared/data",
+            str(self.work): "WORK",
+            str(self.arguments.baseline): "BASELINE",
+        }
         shown = " ".join(command)
         for place, word in places.items():
             shown = shown.replace(place, word)
