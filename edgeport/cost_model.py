@@ -12,7 +12,7 @@ how well they predict networks that they were not fitted to; docs/power.md is it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -140,21 +140,21 @@ SHAPE_ONLY = frozenset({"RESHAPE", "Reshape", "SQUEEZE", "Squeeze", "EXPAND_DIMS
 
 def latency(model: CostModel, costs: Sequence[OpCost]) -> Prediction:
     """Return the median latency of one inference, nanoseconds."""
-    least = 1.0 if model.covers(costs) else FAR
-    parts = [
-        Prediction(value=_sum(model.rates(form).latency_ns, terms), factor=max(least, model.rates(form).latency_factor))
-        for form, terms in features(costs).items()
-    ]
-    return _together(parts)
+    return _predicted(model, costs, lambda rates: (rates.latency_ns, rates.latency_factor))
 
 
 def energy(model: CostModel, costs: Sequence[OpCost]) -> Prediction:
     """Return the energy of one inference, nanojoules of the whole board; without `has_joules` good for ratios only."""
+    return _predicted(model, costs, lambda rates: (rates.energy_nj, rates.energy_factor))
+
+
+def _predicted(model: CostModel, costs: Sequence[OpCost], of: Callable[[Rates], tuple[Terms, float]]) -> Prediction:
+    """Add up what both number formats cost; `of` gives a format's constants and the factor of its interval."""
     least = 1.0 if model.covers(costs) else FAR
-    parts = [
-        Prediction(value=_sum(model.rates(form).energy_nj, terms), factor=max(least, model.rates(form).energy_factor))
-        for form, terms in features(costs).items()
-    ]
+    parts = []
+    for form, terms in features(costs).items():
+        constants, factor = of(model.rates(form))
+        parts.append(Prediction(value=_sum(constants, terms), factor=max(least, factor)))
     return _together(parts)
 
 
