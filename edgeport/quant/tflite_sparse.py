@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgeport.quant.storage import FEWEST_VALUES
+from edgeport.quant.tflite_constants import kept_small
 from edgeport.quant.tflite_csr import Csr, compress, to_parameters
 from edgeport.quant.tflite_file import MAIN, constant, operators, read, write
 from edgeport.quant.tflite_weights import POSITIONS
@@ -72,32 +73,7 @@ def _expanded(model: Any, index: int, weight: Csr) -> Any:
     """Keep a constant as a sparse tensor under another name and return the operator that makes the dense one."""
     from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]  # ships no types
 
-    tensors = model.subgraphs[MAIN].tensors
-    dense, kept, buffer = tensors[index], schema.TensorT(), schema.BufferT()
-    kept.name, kept.type = dense.name + SPARSE, dense.type
-    kept.shape, kept.shapeSignature, kept.hasRank = dense.shape, dense.shapeSignature, dense.hasRank
-    kept.sparsity = to_parameters(weight)
-    buffer.data = np.frombuffer(weight.values.tobytes(), np.uint8)
-    kept.buffer, dense.buffer = len(model.buffers), 0  # buffer 0 is the empty one
-    model.buffers.append(buffer)
-    tensors.append(kept)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = _densify(model)
-    operator.inputs = np.array([len(tensors) - 1], np.int32)
-    operator.outputs = np.array([index], np.int32)
-    return operator
-
-
-def _densify(model: Any) -> int:
-    """Return the index of DENSIFY among the file's operator types."""
-    from ai_edge_litert import schema_py_generated as schema
-
+    dense, kept = model.subgraphs[MAIN].tensors[index], schema.TensorT()
+    kept.name, kept.type, kept.sparsity = dense.name + SPARSE, dense.type, to_parameters(weight)
     kind = schema.BuiltinOperator.DENSIFY
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == kind:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = kind
-    code.version = DENSIFY_VERSION
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
+    return kept_small(model, index, kept, weight.values, kind=kind, version=DENSIFY_VERSION)

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgeport.quant.affine import symmetric_weight
 from edgeport.quant.storage import FEWEST_VALUES, NOTHING_STORED, Storage, float16_fault, stays_in_float32
+from edgeport.quant.tflite_constants import kept_small
 from edgeport.quant.tflite_file import MAIN, constant, operators, read, tensor_name, write
 from edgeport.quant.tflite_weights import POSITIONS
 
@@ -84,34 +85,9 @@ def _widened(model: Any, index: int, small: np.ndarray, quantization: Any) -> An
     """Keep a constant as `small` under another name and return the operator that makes float32 of it."""
     from ai_edge_litert import schema_py_generated as schema
 
-    tensors = model.subgraphs[MAIN].tensors
-    wide, kept, buffer = tensors[index], schema.TensorT(), schema.BufferT()
-    kept.name = wide.name + (b";float16" if quantization is None else b";int8")
-    kept.shape, kept.shapeSignature, kept.hasRank = wide.shape, wide.shapeSignature, wide.hasRank
+    kept = schema.TensorT()
+    kept.name = model.subgraphs[MAIN].tensors[index].name + (b";float16" if quantization is None else b";int8")
     kept.type = schema.TensorType.FLOAT16 if quantization is None else schema.TensorType.INT8
     kept.quantization = quantization
-    buffer.data = np.frombuffer(small.tobytes(), np.uint8)
-    kept.buffer, wide.buffer = len(model.buffers), 0  # buffer 0 is the empty one
-    model.buffers.append(buffer)
-    tensors.append(kept)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = _dequantize(model)
-    operator.inputs = np.array([len(tensors) - 1], np.int32)
-    operator.outputs = np.array([index], np.int32)
-    return operator
-
-
-def _dequantize(model: Any) -> int:
-    """Return the index of DEQUANTIZE among the file's operator types."""
-    from ai_edge_litert import schema_py_generated as schema
-
     kind = schema.BuiltinOperator.DEQUANTIZE
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == kind:
-            code.version = max(code.version, DEQUANTIZE_VERSION)
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = kind
-    code.version = DEQUANTIZE_VERSION
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
+    return kept_small(model, index, kept, small, kind=kind, version=DEQUANTIZE_VERSION)
