@@ -22,11 +22,13 @@ import numpy as np
 import power_roofline
 import power_tiny
 from power_fit import Figure, Quality, Row, constants, coverage, factor, left_out, quality, read, transferred
-from power_page import Evidence, Transfer, page
+from power_page import Evidence, Further, Transfer, page
 from power_plot import plot
+from power_steady import Steady, steady
 
 from edgeport import profile
 from edgeport.cost_model import FORMATS, CostModel, Rates
+from edgeport.validation import energy as energies
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "power.md"
@@ -114,6 +116,12 @@ def write_target(target: str, model: CostModel) -> None:
     path.write_text(f"{own}\n\n{MARK}{text}")
 
 
+def holds(found: Steady) -> bool:
+    """Whether the constants for processors that nobody metered are what was found."""
+    own = energies.STEADY_FACTOR, energies.STEADY_RANK, energies.STEADY_LEAST_RANK
+    return own == (found.factor, found.rank, found.least_rank)
+
+
 def evidence(systems: Mapping[str, Sequence[Row]]) -> list[Evidence]:
     """Return what is known of every system, calibrated ones first."""
     names = {system: (target, named) for target, (system, named) in CALIBRATED.items()}
@@ -177,6 +185,9 @@ def main() -> None:
         sys.stdout.write(f"{target}\n{msgspec.toml.encode({'cost': model}).decode()}\n")
     if different := [target for target, model in models.items() if stored(target) != model]:
         raise SystemExit(f"other constants in targets: {', '.join(different)}; run with --write-targets")
+    by_time = steady(systems)
+    if not holds(by_time):
+        raise SystemExit(f"other constants in edgeport/validation/energy.py than {by_time}")
     found = evidence(systems)
     transfers = [
         Transfer(source=source, board=board, found=transfer(systems[CALIBRATED[source][0]], systems[board]))
@@ -190,7 +201,7 @@ def main() -> None:
         "MACs alone": power_tiny.by_macs(metered, costs),
     }
     PLOT.write_text(plot([one for one in found if one.target]))
-    PAGE.write_text(page(found, transfers, tiny, models, boards=len(metered)))
+    PAGE.write_text(page(found, Further(transfers=transfers, tiny=tiny, boards=len(metered), by_time=by_time), models))
     sys.stdout.write(re.sub(r"\n(?=#)", "\n\n", PAGE.read_text().split("\n## ")[1]))
 
 

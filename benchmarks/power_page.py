@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from power_fit import PROXIES, Array, Quality, Row, proxy_rank
+from power_steady import Steady, section
 
 from edgeport.cost_model import FORMATS, TERMS, CostModel
 
@@ -48,14 +49,24 @@ class Transfer:
     found: tuple[Quality, Quality]
 
 
-def page(
-    found: Sequence[Evidence],
-    transfers: Sequence[Transfer],
-    tiny: Mapping[str, Array],
-    models: Mapping[str, CostModel],
-    *,
-    boards: int,
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Further:
+    """Evidence beyond the boards whose constants were fitted.
+
+    Attributes:
+        transfers: boards predicted from another's constants.
+        tiny: prediction -> its relative errors on microcontrollers.
+        boards: how many of those.
+        by_time: ratios of latency in place of ratios of energy.
+    """
+
+    transfers: Sequence[Transfer]
+    tiny: Mapping[str, Array]
+    boards: int
+    by_time: Steady
+
+
+def page(found: Sequence[Evidence], further: Further, models: Mapping[str, CostModel]) -> str:
     """Return the page's text."""
     calibrated = [one for one in found if one.target]
     checks = [one for one in found if not one.target]
@@ -114,18 +125,22 @@ def page(
         "",
         "| constants of | board | Spearman | error p50 | p90 | error p50, worst choice |",
         "|---|---|---|---|---|---|",
-        *(_transfer_row(one) for one in transfers),
+        *(_transfer_row(one) for one in further.transfers),
         "",
         "`python benchmarks/power.py --data ../shared/data --board LOG.csv:SYSTEM --like TARGET` says the same of",
         "another board's log. Boards with other cores or another runtime are predicted less well: see the last row.",
         "",
+        *section(further.by_time),
         "## Microcontrollers",
         "",
-        f"MLPerf Tiny, {boards} boards with all four reference networks metered; the network judged is left out.",
+        f"MLPerf Tiny, {further.boards} boards with all four networks metered; the network judged is left out.",
         "",
         "| energy from | error p50 | p90 |",
         "|---|---|---|",
-        *(f"| {name} | {np.median(errors):.1%} | {np.quantile(errors, 0.9):.1%} |" for name, errors in tiny.items()),
+        *(
+            f"| {name} | {np.median(errors):.1%} | {np.quantile(errors, 0.9):.1%} |"
+            for name, errors in further.tiny.items()
+        ),
         "",
         "## Constants",
         "",

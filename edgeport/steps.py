@@ -7,6 +7,7 @@ step that changed what a file costs and timed interleaved with the shipped file.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping  # msgspec reads it
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,12 +18,14 @@ from edgeport.formats.bounds import sentence, time_shares
 from edgeport.lowering import float_file
 from edgeport.store import digest
 from edgeport.types import Origin
+from edgeport.validation import energy
 from edgeport.validation.ablation import Row, ablation
 from edgeport.validation.origin import origin_on_host
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from edgeport.cost_model import CostModel
     from edgeport.dataset import Dataset
     from edgeport.lowering import Built
     from edgeport.profile import TargetProfile
@@ -50,6 +53,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         why_no_file: what the backend said then.
         latency_p50_ms: batch one, one inference.
         origin: of the latency, and of the shipped file's accuracy.
+        energy_shares: board, or the target itself -> energy over that of the network that came in, modelled.
     """
 
     step: str
@@ -61,6 +65,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     latency_p50_ms: float | None
     origin: Origin
     why_no_file: str = ""
+    energy_shares: Mapping[str, float] = msgspec.field(default_factory=dict)
 
 
 def steps(
@@ -86,7 +91,12 @@ def steps(
         times = _times(store, target, [*(file for file in files if not isinstance(file, str)), built[0]])
         origin = origin_on_host(target)
         table = [_step(row, file, times, origin) for row, file in zip(rows, files, strict=True)]
-        found[target.name] = [*table, _shipped(built[0], rows[-1], {metric.name: metric for metric in metrics}, times)]
+        table.append(_shipped(built[0], rows[-1], {metric.name: metric for metric in metrics}, times))
+        costs = [None if isinstance(file, str) else (file.costs, times[file.key]) for file in (*files, built[0])]
+        shares = energy.shares(target, costs)
+        found[target.name] = [
+            msgspec.structs.replace(row, energy_shares=share) for row, share in zip(table, shares, strict=True)
+        ]
     return found
 
 
@@ -100,7 +110,22 @@ def step_notes(store: Store, target: TargetProfile, built: Built, rows: Sequence
     held = ""
     if rows[-1].macs < rows[0].macs and built[0].artifact.precision == "int8":
         held = _where_time_goes(store, target, built[0])
-    return [*missing, *([slow] if slow else []), *([f"the pruned int8 file: {held}"] if held else [])]
+    said = [*([slow] if slow else []), *([f"the pruned int8 file: {held}"] if held else [])]
+    return [*missing, *said, *_energy_order(target, rows)]
+
+
+def _energy_order(target: TargetProfile, rows: Sequence[Step]) -> list[str]:
+    """Return the steps in the order of their predicted energy, for boards of which there are no joules."""
+    said = []
+    models: Mapping[str, CostModel | None] = target.cost_models or {"": None}
+    for at, model in models.items():
+        name = at.removeprefix("@") or target.name
+        known = sorted((row.energy_shares[name], row.step) for row in rows if name in row.energy_shares)
+        if len(known) > 1 and (model is None or not model.has_joules):
+            order = ", ".join(f"{step} {share:.2f}" for share, step in known)
+            where = f" on {name}" if at else ""
+            said.append(f"least energy first{where}, of what {rows[0].step} takes: {order} (modelled)")
+    return said
 
 
 def shortfall(store: Store, target: TargetProfile, built: Built, rows: Sequence[Step]) -> str:

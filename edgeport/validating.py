@@ -69,7 +69,9 @@ class Validating:
                 seconds += found.seconds + elsewhere.seconds
                 said_here = [*self._unused_labels(found.metrics), *elsewhere.notes]
                 said_here += board_notes(target, shipped.costs, found.metrics)
-                said[target.name] = {"notes": said_here, **elsewhere.figures}
+                sources = {at.removeprefix("@") or target.name: one.source for at, one in target.cost_models.items()}
+                figures_here = {**elsewhere.figures, "predicted_from": sources} if sources else elsewhere.figures
+                said[target.name] = {"notes": said_here, **figures_here}
                 results[target.name] = TargetResult(
                     artifact=artifact_name(target.name, shipped),
                     metrics=(*found.metrics, *elsewhere.metrics),

@@ -77,13 +77,18 @@ def _steps(report: Report) -> Table | None:
         return None
     table = Table(title=Text("step by step"), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for column in ("top-1", "same answer", "multiply-adds", "weights, not zero", "size", "latency p50, this machine"):
+    for column in _STEP_COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for name, rows in found.items():
         table.add_row(Text(name, style="bold"))
         for row in rows:
             table.add_row(f"  {row['step']}" if row is rows[0] else f"  + {row['step']}", *_step_cells(row))
     return table
+
+
+_STEP_COLUMNS = (
+    "top-1", "same answer", "multiply-adds", "weights, not zero", "size", "latency p50, this machine", "energy",
+)  # fmt: skip
 
 
 def ablation_rows(report: Report) -> dict[str, list[dict[str, Any]]]:
@@ -106,7 +111,14 @@ def _step_cells(row: Mapping[str, Any]) -> list[str]:
         cell("weights_nonzero", units.count),
         cell("size_bytes", units.size),
         cell("latency_p50_ms", units.milliseconds, mark),
+        _energy_cell(row.get("energy_shares", {})),
     ]
+
+
+def _energy_cell(shares: Mapping[str, float]) -> str:
+    """Return the share of the first step's energy, from the lowest board's to the highest's; always modelled."""
+    ends = dict.fromkeys(f"{100 * share:.0f}" for share in sorted(shares.values()))
+    return f"{' to '.join(list(ends)[:: max(1, len(ends) - 1)])} % ~" if ends else "-"
 
 
 _SHIPPED = ("int8", "dynamic_int8", "float16", "float32")
@@ -158,6 +170,7 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "energy_net_mj": ("energy without idling", units.millijoules),
     "energy_day_j": ("energy of a day", units.joules),
     "energy_ratio": ("energy, float file over this one", units.times),
+    "rank_correlation": ("rank correlation with metered energy", units.cosine),
     "macs": ("multiply-adds", units.count),
     "macs@int8": ("multiply-adds in int8", units.count),
     "bytes_moved": ("bytes moved an inference", units.size),
@@ -180,16 +193,17 @@ _PLACES = {"host": "this machine"}
 
 
 def _legend(report: Report) -> list[str]:
-    origins = {metric.origin for result in report.targets.values() for metric in result.metrics}
+    metrics = [metric for result in report.targets.values() for metric in result.metrics]
+    modelled = [metric for metric in metrics if metric.origin == "modelled"]
     validate = next((stage for stage in report.stages if stage.name == "validate"), None)
     samples = f"{validate.metrics.get('samples')} samples, " if validate else ""
     lines = [f"  {samples}no mark: measured on this kind of processor, or read from the file"]
-    if "modelled" in origins:
+    if any(metric.interval is None and metric.unit != "spearman" for metric in modelled):
         host = validate.metrics.get("host") if validate else "host"
         lines.append(f"  ~ modelled: this machine ({host}) stood in for the target; run benchmark.py there to measure")
-        if any(metric.interval for result in report.targets.values() for metric in result.metrics):
-            lines.append("    with an interval: predicted from the file's operators; nine of ten networks lie in it")
-    if "emulated" in origins:
+    if any(metric.interval for metric in modelled):
+        lines.append("  ~ with an interval: predicted, the notes say from what; nine of ten networks lie in it")
+    if any(metric.origin == "emulated" for metric in metrics):
         lines.append("  e emulated: exact instructions of the target under emulation")
     return lines
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgeport.profile import TargetProfile
 from edgeport.types import Metric, OpCost
+from edgeport.validation import energy
 from edgeport.validation.judge import undecided
 
 
@@ -21,4 +22,11 @@ def board_notes(target: TargetProfile, costs: Sequence[OpCost], metrics: Sequenc
         sizes = f"{model.least_macs / 1e6:.0f} to {model.most_macs / 1e6:.0f} million multiply-adds"
         wide = "" if model.covers(costs) else f"; intervals are wide, networks of {sizes} were metered"
         said.append(f"{what}{where} are predicted: {model.source}; rank correlation {model.rank_correlation:.3f}{wide}")
+    if not target.cost_models and "energy_ratio" in names and "energy_mj" not in names:
+        said.append(
+            "no joules, as no processor of this kind was metered; energies are set as latencies are. On metered ARM"
+            f" systems nine of ten such ratios lie within a factor of {energy.STEADY_FACTOR}, and latency ranks"
+            f" networks as energy does: rank correlation {energy.STEADY_RANK:.3f} (the systems' median; the lowest"
+            f" {energy.STEADY_LEAST_RANK:.3f})"
+        )
     return [*said, *undecided(metrics, target.limits, target.boards)]

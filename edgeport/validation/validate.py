@@ -111,8 +111,11 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
     metrics += memory.ram_metrics(artifact)
     metrics += memory.peak_metrics(found.peak_rss_bytes, origin=origin)
     metrics += energy.metrics(costs)
-    metrics += _energy_here(artifact, inputs, profile) if profile.isa == "x86_64" and origin == "measured" else []
+    counted = _energy_here(paths, inputs, profile) if origin == "measured" else []
+    metrics += counted
     metrics += energy.modelled(profile, costs, beside, per_day=per_day)
+    if not counted and not profile.cost_models:
+        metrics += energy.by_time(metrics)
     if not is_alone:
         metrics += _float_top1(float_found.outputs, reference, origin)
         short = host.run(
@@ -123,17 +126,23 @@ def validate(  # noqa: PLR0913  the eight things that a verdict is about
     return judge_all(metrics, profile.limits, max_drop=max_drop, boards=profile.boards)
 
 
-def _energy_here(artifact: Artifact, inputs: tuple[Path, ...], profile: TargetProfile) -> list[Metric]:
-    """Return what this processor's own counter says of an inference; nothing where it has none."""
+def _energy_here(paths: tuple[Path, ...], inputs: tuple[Path, ...], profile: TargetProfile) -> list[Metric]:
+    """Return what this processor's own counter says of the file, and of the float file; nothing where it has none."""
     if rapl.Counter().joules() is None:
         return []
+    joules = [_joules(path, inputs, profile) for path in paths]
+    return energy.measured(*joules) if all(one > 0 for one in joules) else []
+
+
+def _joules(path: Path, inputs: tuple[Path, ...], profile: TargetProfile) -> float:
+    """Return what the counter says of an inference, joules; 0 where it did not rise."""
     found = []
     for seconds in _COUNTED_SECONDS:  # the difference of a long run and a short one leaves loading the file out
         counter = rapl.Counter()
-        timing = host.bench((artifact.path,), threads=profile.threads, inputs=inputs, seconds=seconds)[0]
+        timing = host.bench((path,), threads=profile.threads, inputs=inputs, seconds=seconds)[0]
         found.append((counter.joules() or 0.0, timing.samples))
     (short, few), (long, many) = found
-    return energy.measured(long - short, many - few) if many > few else []
+    return (long - short) / (many - few) if many > few else 0.0
 
 
 def _exact_outputs(path: Path, inputs: tuple[Path, ...], profile: TargetProfile) -> tuple[NDArray[Any], ...] | None:

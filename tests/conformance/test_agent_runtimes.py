@@ -248,7 +248,10 @@ def test_validate_judges_a_file(files: Files, suffix: str) -> None:
         metrics = validate(
             shipped, float_artifact, inputs=files.inputs, reference=reference, profile=profile, costs=costs, **options
         )
-        assert {metric.origin for metric in metrics} == {"measured"}
+        assert {metric.name for metric in metrics if metric.origin != "measured"} <= {
+            "energy_ratio",
+            "rank_correlation",
+        }
         return {metric.name: (metric.value, metric.passed) for metric in metrics}
 
     alone = judged(shipped, max_drop=5.0)

@@ -69,3 +69,7 @@ def test_microcontrollers(power: ModuleType, shared_data: Path) -> None:
     assert np.median(tiny.by_power(boards)) <= 0.025
     by_operators, by_macs = (float(np.median(way(boards, costs))) for way in (tiny.by_operators, tiny.by_macs))
     assert by_operators < 0.15 < by_macs
+
+
+def test_ratios_of_processors_that_nobody_metered(power: ModuleType, metered: dict[str, tuple[object, ...]]) -> None:
+    assert power.holds(power.steady(metered))

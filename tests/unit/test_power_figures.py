@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -47,13 +48,15 @@ def test_energy_of_a_metered_board() -> None:
 
 def test_without_a_metered_board_there_are_no_joules() -> None:
     model = msgspec.structs.replace(BOARD, has_joules=False)
-    assert list(by_name(energy.modelled(target(cost=model), INT8, FLOAT, per_day=5))) == ["energy_ratio"]
+    found = by_name(energy.modelled(target(cost=model), INT8, FLOAT, per_day=5))
+    assert list(found) == ["energy_ratio", "rank_correlation"]
+    assert found["rank_correlation"].value == BOARD.rank_correlation
     assert energy.modelled(target(cost=None), INT8, FLOAT) == []
 
 
 def test_networks_of_another_size_have_no_ratios() -> None:
     far = target(cost=msgspec.structs.replace(BOARD, least_macs=10**8))
-    assert set(by_name(energy.modelled(far, INT8, FLOAT))) == {"energy_mj", "energy_net_mj"}
+    assert set(by_name(energy.modelled(far, INT8, FLOAT))) == {"energy_mj", "energy_net_mj", "rank_correlation"}
     assert set(by_name(latency.modelled(far, INT8, FLOAT))) == {"latency_p50_ms", "latency_float_p50_ms"}
     assert "million multiply-adds were metered" in " ".join(board_notes(far, INT8, energy.modelled(far, INT8)))
 
@@ -109,6 +112,26 @@ def test_budgets_hold_on_every_board() -> None:
 def test_a_budget_that_nothing_is_known_of_is_named() -> None:
     unknown = target(cost=None, limits=Limits(max_energy_mj=5.0))
     assert any("energy_mj was not judged: nothing is known" in note for note in board_notes(unknown, INT8, []))
+
+
+def test_shares_of_energy_rank_the_steps_of_a_build() -> None:
+    files = ((FLOAT, 3.0), None, (INT8, 2.0))
+    assert energy.shares(target(), files) == ({"b": 1.0}, {}, {"b": pytest.approx(1 / 3)}), "by the board's model"
+    unknown = target(cost=None)
+    assert energy.shares(unknown, files) == ({"b": 1.0}, {}, {"b": pytest.approx(2 / 3)}), "by latency here"
+    phones = target(cost=None, boards=("raspberry-pi-4", "rk3588"))
+    small = (OpCost(name="c", kind="CONV_2D", dtype="int8", macs=100),)
+    assert energy.shares(phones, ((small, 1.0), (small, 1.0))) == ({}, {}), "no board's networks were so small"
+    assert energy.shares(unknown, (None, (INT8, 2.0))) == ({}, {})
+
+
+def test_notes_say_how_good_ratios_without_a_cost_model_are() -> None:
+    ratio = Metric(name="energy_ratio", value=2.0, unit="x", origin="modelled")
+    (said,) = board_notes(target(cost=None), INT8, [ratio])
+    assert "no joules" in said
+    assert f"rank correlation {energy.STEADY_RANK:.3f}" in said
+    joules = Metric(name="energy_mj", value=2.0, unit="mJ", origin="measured")
+    assert board_notes(target(cost=None), INT8, [joules, replace(ratio, origin="measured")]) == []
 
 
 def test_notes_name_the_source() -> None:
@@ -169,4 +192,18 @@ def test_the_processors_own_counter(tmp_path: Path) -> None:
     assert Counter(tmp_path / "nowhere").joules() is None
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("torn")
     assert counter.joules() is None
-    assert energy.measured(0.5, 100)[0].value == pytest.approx(5.0)
+    found = by_name(energy.measured(0.005, 0.015))
+    assert found["energy_mj"].value == pytest.approx(5.0)
+    assert found["energy_ratio"].value == pytest.approx(3.0)
+    assert list(by_name(energy.measured(0.005))) == ["energy_mj"]
+
+
+def test_without_a_cost_model_energies_differ_as_latencies_do() -> None:
+    speedup = Metric(name="speedup", value=2.0, unit="x", origin="measured")
+    ratio, rank = energy.by_time([speedup])
+    assert (rank.name, rank.value) == ("rank_correlation", energy.STEADY_RANK)
+    assert (ratio.name, ratio.value, ratio.origin) == ("energy_ratio", 2.0, "modelled")
+    assert ratio.interval == pytest.approx((2.0 / energy.STEADY_FACTOR, 2.0 * energy.STEADY_FACTOR))
+    ratio, _ = energy.by_time([replace(speedup, origin="modelled")])
+    assert ratio.interval is None, "a stand-in's speed-up is not the target's"
+    assert energy.by_time([]) == []

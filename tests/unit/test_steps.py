@@ -83,3 +83,16 @@ def test_a_pruned_int8_file_always_says_what_holds_it(store: Store, monkeypatch:
     assert said == ["the pruned int8 file: of the operators' time, 100% bound by arithmetic (conv)"]
     whole = [row("float", 500, 1.0), row("int8", 500, 0.1)]
     assert step_notes(store, profile.load("cpu"), (file, file), whole) == []  # type: ignore[arg-type]  # as above
+
+
+def test_steps_are_ranked_by_energy_where_there_are_no_joules(store: Store) -> None:
+    rows = [row("float", 1000, None), row("prune", 1000, None), row("int8", 1000, 0.1)]
+    rows = [
+        msgspec.structs.replace(one, energy_shares=shares)
+        for one, shares in zip(rows, ({"cpu": 1.0}, {}, {"cpu": 0.25}), strict=True)
+    ]
+    (note,) = step_notes(store, profile.load("cpu"), (), rows)  # type: ignore[arg-type]  # reads no files then
+    assert note == "least energy first, of what float takes: int8 0.25, float 1.00 (modelled)"
+    board = profile.load("raspberry-pi-4")
+    metered = [msgspec.structs.replace(one, energy_shares={"raspberry-pi-4": 1.0}) for one in rows]
+    assert not step_notes(store, board, (), metered)  # type: ignore[arg-type]  # it has joules
