@@ -152,6 +152,7 @@ _ROWS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "flips@haswell": ("answers changed on Haswell", units.number_of),
     "logit_difference_max@haswell": ("largest change of an output there", units.plain),
     "samples@haswell": ("samples run there", units.number_of),
+    "failures": ("runs that ended badly", units.number_of),
     "cosine_min": ("lowest cosine with float PyTorch", units.cosine),
     "cosine_min@float32": ("lowest cosine, float file", units.cosine),
     "latency_p50_ms": ("latency p50", units.milliseconds),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,16 @@ from edgeport.errors import ConfigError, MissingPackageError, StageError
 from edgeport.profile import TargetProfile
 from edgeport.store import Store, digest
 from edgeport.types import Metric
-from edgeport.validation.cores import CoreRun, Yardstick, metrics, run_on, sample_count, spread, write_rows
+from edgeport.validation.cores import (
+    HOST_RUNTIMES,
+    CoreRun,
+    Yardstick,
+    metrics,
+    run_on,
+    sample_count,
+    spread,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from edgeport.dataset import Dataset
@@ -84,8 +94,9 @@ class _Place:
 def emulated(store: Store, shipped: Lowered, profile: TargetProfile, evidence: Evidence) -> Emulated:
     """Return how a file does on every core that its target names, in every runtime that the core has.
 
-    Without the emulator or a core's system, and where a run fails, the build goes on: a note says what was not
-    verified, and why. Guests run beside each other, as many as this process has processors for.
+    Without the emulator or a core's system, and where a runtime lacks an operator, a note says what was not verified,
+    and why. Where the file fails on a core (a crash, a hang, NaN), a figure beyond its limit says so too: the verdict
+    is `fail`. Guests run beside each other, as many as this process has processors for.
 
     Args:
         store: where the figures are kept.
@@ -110,10 +121,11 @@ def emulated(store: Store, shipped: Lowered, profile: TargetProfile, evidence: E
             failures = _run_all(store, shipped.artifact.path, wanted, yardstick, threads=profile.threads)
         kept = {place.key: _read(store.get(place.key)) for place in places}
     found = [kept[place.key] or _Kept(lacks=failures[place.key]) for place in places]
-    notes += _failed([(place, one.lacks) for place, one in zip(places, found, strict=True) if one.run is None])
+    reasons = [(place, one.lacks) for place, one in zip(places, found, strict=True) if one.run is None]
     runs = [one.run for one in found if one.run is not None]
+    notes += _unverified(reasons)
     return Emulated(
-        metrics=metrics(runs, profile.limits),
+        metrics=(*metrics(runs, profile.limits), *_failures(reasons)),
         runs=tuple(runs),
         notes=tuple(notes),
         seconds=sum(run.seconds for run in runs),
@@ -194,7 +206,20 @@ def _run_all(
     return {place.key: why for place, why in zip(places, reasons, strict=True) if why}
 
 
-def _failed(reasons: Sequence[tuple[_Place, str]]) -> list[str]:
+def _failures(reasons: Sequence[tuple[_Place, str]]) -> list[Metric]:
+    """Return `failures@cortex-a53`, or `failures@tflite-runtime`: runs that ended badly, of which there may be none."""
+    names = [
+        place.core if place.runtime.name in HOST_RUNTIMES else place.runtime.name
+        for place, why in reasons
+        if not why.endswith(LACKS)
+    ]
+    return [
+        Metric(name=f"failures@{name}", value=count, unit="runs", origin="emulated", limit=0, passed=False)
+        for name, count in Counter(names).items()
+    ]
+
+
+def _unverified(reasons: Sequence[tuple[_Place, str]]) -> list[str]:
     """Return a note for each reason that some places did not work."""
     cores: dict[tuple[str, str], list[str]] = {}
     for place, why in reasons:

@@ -120,17 +120,24 @@ def test_every_core_and_runtime_has_its_row_and_a_rebuild_runs_nothing(
     assert "agreement@cortex-a53" not in shown.out
 
 
-def test_crashing_core_is_told_and_the_build_goes_on(demo_build: Build, tmp_path: Path, pretended: Path) -> None:
+def test_file_that_crashes_on_a_core_fails_the_build(demo_build: Build, tmp_path: Path, pretended: Path) -> None:
     target_or_skip("arm64")
     crash = "echo 'illegal operand' >&2; echo 'qemu: uncaught target signal 4 (dumped)' >&2; kill -ILL $$"
     version = 'echo "qemu-aarch64 version 8.0.0"'
     script(tmp_path / "qemu-aarch64", f'[ "$1" = --version ] && {{ {version}; exit 0; }}; {crash}')
     run = again(demo_build, tmp_path / "out", emulator=pretended, devices=pretended / "devices")
-    assert run.code == 0, run.err
+    assert run.code == 6, run.err
     assert about_cores(run) == [
         f"not verified on {', '.join(CORES)} in {runtime}: its runtime crashed (SIGILL); last words: illegal operand"
         for runtime in ("ai-edge-litert 2.3.0", "tflite-runtime 2.14.0")
     ]
+    failures = {
+        name: (figure["value"], figure["limit"], figure["passed"])
+        for name, figure in metrics_of(run.report(), "arm64").items()
+        if name.startswith("failures")
+    }
+    counts = {**dict.fromkeys(CORES, 1), "tflite-runtime": len(CORES)}
+    assert failures == {f"failures@{place}": (count, 0.0, False) for place, count in counts.items()}
 
 
 def test_operator_that_the_older_runtime_lacks_is_told_once(demo_build: Build, tmp_path: Path, pretended: Path) -> None:
