@@ -53,17 +53,17 @@ def measure(
     Args:
         groups: what may be pruned.
         channel_multiple: of widths.
-        damage: error of the outputs with so many channels, >= 0.
+        damage: error of the outputs with so many channels, >= 0; what it is with all of them does not count.
         cost: multiply-adds or bytes with so many channels.
     """
-    whole = cost({})
+    whole, error = cost({}), damage({})
     curves = {}
     for group in groups:
         widths = levels(group, channel_multiple)
         if len(widths) == 1:
             continue
         places = sorted({round(place) for place in np.linspace(0, len(widths) - 1, min(len(widths), LEVELS + 1))})
-        measured = [0.0, *(damage({group.name: widths[place]}) for place in places[1:])]
+        measured = [0.0, *(max(0.0, damage({group.name: widths[place]}) - error) for place in places[1:])]
         gone = [float(group.channels - widths[place]) for place in places]
         inside = [float(group.channels - width) for width in widths]
         curves[group.name] = Curve(

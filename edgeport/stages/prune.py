@@ -167,7 +167,8 @@ class Prune:
         size = RECALIBRATION_BATCH if model.has_dynamic_batch else 1
         batches = first_batches(data, BLOCK_SAMPLES, size=size)
         removed = least_needed(model.module, model.example_inputs, batches, self.blocks)
-        return without_blocks(model.module, model.example_inputs, list(removed)), removed
+        shorter = without_blocks(model.module, model.example_inputs, list(removed))
+        return recalibrated(shorter, model, context)[0], removed  # what filters are worth is measured on it
 
     def _chosen(self, module: GraphModule, groups: Groups, model: Model, context: Context) -> _Cut:
         """Return the cut by the criterion that was asked for, or by the best one of all."""
