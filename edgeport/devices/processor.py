@@ -9,12 +9,22 @@ VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # the flags that Linux lists for 
 
 def cpu_features() -> frozenset[str]:
     """Return the flags that Linux lists for the first processor; empty elsewhere."""
+    return frozenset(_first("flags", "features").split())
+
+
+def is_amd() -> bool:
+    """Whether AMD made this x86 processor; False where the system does not tell."""
+    return _first("vendor_id") == "AuthenticAMD"
+
+
+def _first(*names: str) -> str:
+    """Return what Linux says under one of these names of the first processor; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return frozenset()
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), ":")
-    return frozenset(flags.partition(":")[2].split())
+        return ""
+    line = next((line for line in lines if line.lower().startswith(names)), ":")
+    return line.partition(":")[2].strip()
 
 
 def has_vnni() -> bool:

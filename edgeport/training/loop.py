@@ -196,16 +196,6 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fastest_dtype() -> Dtype:
-    """Return bfloat16 where the processor has matrix units for it (AMX), else float32.
-
-    AVX-512 BF16 alone is not enough: ResNet-20's convolutions, forward and backward, took 368 ms a batch of 128 with
-    oneDNN's avx512_core_bf16 kernels and 228 ms with its float32 ones on a Xeon without AMX.
-    """
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # untyped in torch
-    return "bfloat16" if has_onednn and torch.cpu._is_amx_tile_supported() else "float32"
-
-
 def _train_epoch(run: _Run, data: Dataset, epoch: int, on_step: Callable[[Step], None]) -> None:
     """Go once through the data (epoch counts from 0)."""
     recipe = run.recipe

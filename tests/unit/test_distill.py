@@ -223,7 +223,8 @@ def test_distill_of_a_network_that_ends_in_softmax_is_that_of_its_logits(tmp_pat
 
     def trained(network: nn.Module) -> dict[str, torch.Tensor]:
         teaching = traced(network)
-        return snapshot(SHORT(perturbed(teaching), Context(teachers=(teaching,), train=train))[0])
+        stage = replace(SHORT, dtype="float32")
+        return snapshot(stage(perturbed(teaching), Context(teachers=(teaching,), train=train))[0])
 
     logits, probabilities = trained(module.net), trained(module)
     for name, value in logits.items():  # float32 rounds log(softmax) near 1e-7, over 5 steps

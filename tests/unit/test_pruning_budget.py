@@ -105,7 +105,7 @@ def test_damage_is_measured_with_one_group_cut_and_divided_by_what_it_saves() ->
     worth = {"a": 10, "b": 60}
 
     def damage(counts: Mapping[str, int]) -> float:
-        return 0.5 + sum(harm[name] * (16 - count) for name, count in counts.items())  # 0.5: blocks were left out before
+        return 0.5 + sum(harm[name] * (16 - count) for name, count in counts.items())  # 0.5 before
 
     def cost(counts: Mapping[str, int]) -> float:
         return sum(worth[name] * counts.get(name, 16) for name in worth)
