@@ -33,9 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "docs" / "compress.json", ROOT / "docs" / "compress.md"
 FACTORS = {  # times fewer multiply-adds -> how
     2.1: ("--allocation", "sensitivity", "--distill", "12"),
-    2.6: ("--distill", "2"),
+    2.6: ("--prune", "layer:10", "--allocation", "sensitivity", "--distill", "20"),
 }
-SMALL = ("--macs", "0.3846", "--weight-bits", "4")  # part fewer-2.6 has trained what this needs
+SMALL = ("--prune", "layer:10", "--macs", "0.375", "--weight-bits", "4", "--distill", "20")
 RUNTIMES = {"arm64": "model.tflite", "intel": "model.xml", "cpu": "model.onnx"}
 SPEED_CASES = {"resnet20_jpeg": "0.5", "resnet56": "0.5"}  # network -> share of the filters that is cut
 
@@ -115,7 +115,7 @@ class Bench:
 
     def small(self) -> Figures:
         """Build an int8 file 16 times smaller and 4 times faster than the float file of the baseline."""
-        options = ("--weights", str(self.baseline_weights()), *SMALL, "--distill", "2")
+        options = ("--weights", str(self.baseline_weights()), *SMALL)
         learn = ("--train", self.recipe("train"))
         found = self.build(
             f"{self.data}/zoo.py:resnet56", ("--target", "cpu", *options, *learn, *self.judged()), name="small"
