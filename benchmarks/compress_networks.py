@@ -1,9 +1,10 @@
-"""ResNet-20 with projection shortcuts, which pruners without zero-padded shortcuts can cut too; a part of compress.py.
+"""Networks that pruners without zero-padded shortcuts can cut too; a part of compress.py.
 
     python benchmarks/compress_networks.py --data ../shared/data --out projected.safetensors
 
-Writes its weights: those of the zoo's ResNet-20, whose zero-padded shortcuts (He et al. 2015, option A) become 1x1
-convolutions (option B) that start as the very same function.
+Writes the weights of ResNet-20 with projection shortcuts: those of the zoo's ResNet-20, whose zero-padded shortcuts (He
+et al. 2015, option A) become 1x1 convolutions (option B) that start as the very same function. The MobileNetV2-like
+network starts from PyTorch's initial weights; compress.py trains it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 EPSILON = 1e-5  # of the shortcuts' batch norms, taken from their variance so that they start as the identity
+
+WIDEN = 6  # of inverted residuals
+STAGES = ((24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1))  # outputs and stride of a block
 
 
 class Block(nn.Module):
@@ -64,6 +68,55 @@ class ProjectedResNet(nn.Module):
 def projected() -> nn.Module:
     """Return the network in inference mode; its weights come from a file."""
     return ProjectedResNet().eval()
+
+
+class Inverted(nn.Module):
+    """An inverted residual: widen, filter each channel, narrow without an activation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        """Make a block from `inputs` to `outputs` channels."""
+        super().__init__()
+        width = WIDEN * inputs
+        self.is_residual = stride == 1 and inputs == outputs
+        self.expand = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.depthwise = nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.project = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        y = nn.functional.relu6(self.bn1(self.expand(x)))
+        y = self.bn3(self.project(nn.functional.relu6(self.bn2(self.depthwise(y)))))
+        return x + y if self.is_residual else y
+
+
+class SmallMobileNet(nn.Module):
+    """Inverted residuals of Sandler et al. 2018, table 2, narrow and for small pictures: (n, 3, 32, 32) to (n, 10)."""
+
+    def __init__(self) -> None:
+        """Make the layers, with PyTorch's initial weights."""
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        widths = [16, *(outputs for outputs, _ in STAGES)]
+        blocks = [Inverted(inputs, *stage) for inputs, stage in zip(widths, STAGES, strict=False)]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(widths[-1], 256, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(256)
+        self.linear = nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        x = self.blocks(nn.functional.relu6(self.bn1(self.stem(x))))
+        scores: torch.Tensor = self.linear(nn.functional.relu6(self.bn2(self.head(x))).mean((2, 3)))
+        return scores
+
+
+def mobile() -> nn.Module:
+    """Return the network in inference mode; its weights come from a file, or from a seed."""
+    return SmallMobileNet().eval()
 
 
 def converted(padded: nn.Module) -> ProjectedResNet:

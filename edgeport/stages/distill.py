@@ -85,7 +85,7 @@ class Distill:
         networks = (*(teacher.module for teacher in teachers), model.module)
         if self.features:
             networks, chosen = with_features(networks, model, on_outputs, self.features)
-        recipe = self._recipe(chosen, context.seed)
+        recipe = self._recipe(chosen, model.module, context.seed)
         trained = fit(networks, data, recipe, context, name=self.name)
         result = model.with_(module=with_tensors(model.module, trained.state.tensors), calibration=None)
         return result, training_figures(trained, recipe, samples=len(data), threads=context.threads)
@@ -106,12 +106,12 @@ class Distill:
             if not is_allowed:
                 raise ConfigError(f"distill: {name} is {getattr(self, name)}; it must be {allowed}")
 
-    def _recipe(self, objective: Objective, seed: int) -> Recipe:
+    def _recipe(self, objective: Objective, module: GraphModule, seed: int) -> Recipe:
         from edgeport.training.loop import Recipe
         from edgeport.training.losses import ClassObjective, FeatureObjective
 
         inner = objective.on_outputs if isinstance(objective, FeatureObjective) else objective
-        automatic = fastest_dtype() if isinstance(inner, ClassObjective) else "float32"
+        automatic = fastest_dtype(module) if isinstance(inner, ClassObjective) else "float32"
         return Recipe(
             objective=objective,
             epochs=self.epochs,
@@ -127,21 +127,29 @@ class Distill:
         )
 
 
-def fastest_dtype() -> Literal["bfloat16", "float32"]:
-    """Return bfloat16 where the processor is faster in it, else float32.
+def fastest_dtype(module: GraphModule) -> Literal["bfloat16", "float32"]:
+    """Return bfloat16 where the processor trains this network faster in it, else float32.
 
-    That is so with matrix units (AMX), and with AVX-512 BF16 on AMD's processors: of ResNet-56, forward and backward, a
-    batch of 128 took 0.67 s instead of 1.18 on one core of an EPYC. Intel's AVX-512 BF16 alone is not enough: of
-    ResNet-20's convolutions it took 368 ms with oneDNN's avx512_core_bf16 kernels and 228 ms with its float32 ones on a
-    Xeon without AMX.
+    That is so with matrix units (AMX), and with AVX-512 BF16 on AMD's processors for networks without grouped
+    convolutions: forward and backward of ResNet-56, a batch of 128, took 0.67 s instead of 1.18 on one core of an EPYC,
+    of a network of inverted residuals 0.59 s instead of 0.48. Intel's AVX-512 BF16 alone is not enough: ResNet-20's
+    convolutions took 368 ms with oneDNN's avx512_core_bf16 kernels and 228 ms with its float32 ones on a Xeon without
+    AMX.
     """
     import torch
 
     from edgeport.devices.processor import is_amd
+    from edgeport.pruning.operation import arguments, operator_name
 
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # untyped in torch
-    is_faster = torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and is_amd())
-    return "bfloat16" if has_onednn and is_faster else "float32"
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # untyped in torch
+        return "float32"
+    if torch.cpu._is_amx_tile_supported():
+        return "bfloat16"
+    is_grouped = any(
+        operator_name(node).startswith("conv") and arguments(node).get("groups", 1) > 1 for node in module.graph.nodes
+    )
+    is_faster = torch.cpu._is_avx512_bf16_supported() and is_amd() and not is_grouped
+    return "bfloat16" if is_faster else "float32"
 
 
 def checked_data(flag: str, model: Model, context: Context) -> Dataset:
