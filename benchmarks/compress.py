@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import compress_peers
 from compress_page import page
 
 from edgeport.devices import host
@@ -166,53 +167,22 @@ class Bench:
 
     def distillation(self) -> Figures:
         """Train pruned students with a teacher and without; three seeds, all and 3 % of the training data."""
-        return self._script("compress_students.py", "--data", str(self.data))
+        return self.script("compress_students.py", "--data", str(self.data))
 
     def peers(self) -> Figures:
-        """Cut one network to the same multiply-adds with torch-pruning and with edgeport; train both alike."""
+        """Cut networks to the same multiply-adds with torch-pruning and with edgeport; train both alike."""
         other = self.arguments.torch_pruning
         if other is None:
             raise SystemExit("part peers needs --torch-pruning PYTHON")
-        networks = ROOT / "benchmarks" / "compress_networks.py"
-        weights = self.work / "projected.safetensors"
-        self._script("compress_networks.py", "--data", str(self.data), "--out", str(weights), is_json=False)
-        model, given = f"{networks}:projected", ("--weights", str(weights))
-        learn = ("--train", self.recipe("train", split="0:20000"), "--distill", "3", "--max-drop", "100")
-        common = ("--target", "cpu", *learn, *self.judged())
-        rows = {}
-        file = self.work / "torch-pruning.pt2"
-        command = [str(other), str(ROOT / "benchmarks" / "compress_torch_pruning.py"), "--weights", str(weights)]
-        subprocess.run([*command, "--macs", "0.5", "--out", str(file)], check=True, cwd=ROOT / "benchmarks")
-        teacher = self.work / "teacher.py"
-        teacher.write_text(_TEACHER.format(folder=networks.parent, weights=weights))
-        theirs = self.build(str(file), ("--teacher", f"{teacher}:net", *common), name="peers-torch-pruning")
-        rows["torch-pruning"] = {**_told(theirs), "steps": _steps(theirs)}
-        whole = self.build(model, (*given, "--target", "cpu", "--precision", "float32", *self.judged()), name="whole")
-        share = f"{_steps(theirs)[0]['macs'] / _steps(whole)[0]['macs']:.4f}"  # equal multiply-adds
-        ours = self.build(model, (*given, "--macs", share, *common), name="peers-edgeport")
-        rows["edgeport"] = {**_told(ours), "steps": _steps(ours)}
-        return {"rows": rows}
+        reading = compress_peers.Reading(told=_told, steps=_steps)
+        return {"networks": {name: compress_peers.compared(self, name, other, reading) for name in compress_peers.MACS}}
 
-    def _script(self, name: str, *arguments: str, is_json: bool = True) -> Figures:
+    def script(self, name: str, *arguments: str, is_json: bool = True) -> Figures:
+        """Run another script of this folder; return the JSON that it prints."""
         command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, check=True)
         found: Figures = json.loads(done.stdout) if is_json else {}
         return found
-
-
-_TEACHER = """import sys
-
-from safetensors.torch import load_file
-
-sys.path.insert(0, "{folder}")
-from compress_networks import projected
-
-
-def net():
-    network = projected()
-    network.load_state_dict(load_file("{weights}"))
-    return network.eval()
-"""
 
 
 def _cpu_seconds() -> float:

@@ -1,6 +1,7 @@
-"""Cuts ResNet-20 with projection shortcuts by torch-pruning's group norms and exports it; a part of compress.py.
+"""Cuts a network of compress_networks.py by torch-pruning's group norms and exports it; a part of compress.py.
 
-    PYTHON benchmarks/compress_torch_pruning.py --weights projected.safetensors --macs 0.5 --out pruned.pt2
+    PYTHON benchmarks/compress_torch_pruning.py --network projected --weights projected.safetensors --macs 0.5
+        --out pruned.pt2
 
 PYTHON has torch, torch-pruning and safetensors. The uniform ratio is the one whose multiply-adds come nearest to
 `--macs` (a share of what there is) from above, widths in multiples of 8, as edgeport's.
@@ -12,18 +13,18 @@ import argparse
 import sys
 from pathlib import Path
 
+import compress_networks
 import torch
 import torch_pruning
-from compress_networks import projected
 from safetensors.torch import load_file
 from torch import nn
 
 STEPS = 40  # ratios tried, between 0 and 1
 
 
-def pruned(weights: Path, ratio: float) -> tuple[nn.Module, float]:
+def pruned(name: str, weights: Path, ratio: float) -> tuple[nn.Module, float]:
     """Return the network cut by a ratio, and the share of its multiply-adds that is left."""
-    network = projected()
+    network: nn.Module = getattr(compress_networks, name)()
     network.load_state_dict(load_file(weights))
     example = torch.zeros(1, 3, 32, 32)
     before, _ = torch_pruning.utils.count_ops_and_params(network, example)
@@ -43,11 +44,12 @@ def pruned(weights: Path, ratio: float) -> tuple[nn.Module, float]:
 def main() -> None:
     """Write the pruned network."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=("projected", "mobile"), required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--macs", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    tried = [pruned(arguments.weights, step / STEPS) for step in range(1, STEPS)]
+    tried = [pruned(arguments.network, arguments.weights, step / STEPS) for step in range(1, STEPS)]
     network, share = min((found for found in tried if found[1] >= arguments.macs - 0.005), key=lambda found: found[1])
     sys.stderr.write(f"torch-pruning: {share:.3f} of the multiply-adds\n")
     batch = torch.export.Dim("batch", min=1)

@@ -1,0 +1,107 @@
+"""Networks cut to the same multiply-adds with torch-pruning and with edgeport, then trained alike; part of compress.py.
+
+torch-pruning's networks train for an epoch more: measuring sensitivities takes edgeport part of that time, so both get
+about the same core-seconds and torch-pruning rather more.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = ROOT / "benchmarks" / "compress_networks.py"
+EPOCHS = {"torch-pruning": "4", "edgeport": "3"}
+TRAINED = "0:20000"  # of the training set
+MACS = {"projected": 0.5, "mobile": 0.5}  # network of compress_networks.py -> share that stays
+OURS = ("--allocation", "sensitivity")
+MOBILE = ("--distill", "8", "--hard-labels", "0.5")  # how the network that has no weights comes by them
+
+Figures = dict[str, Any]
+
+_TEACHER = """import sys
+
+from safetensors.torch import load_file
+
+sys.path.insert(0, "{folder}")
+from compress_networks import {network}
+
+
+def net():
+    network = {network}()
+    network.load_state_dict(load_file("{weights}"))
+    return network.eval()
+"""
+
+
+class Bench(Protocol):
+    """What `compress.Bench` has for this part."""
+
+    data: Path
+    work: Path
+
+    def recipe(self, use: str, *, split: str = "") -> str:
+        """Return the place of a recipe."""
+
+    def build(self, model: str, options: Sequence[str], *, name: str) -> Figures:
+        """Build, and return the report with what it took."""
+
+    def judged(self) -> tuple[str, ...]:
+        """Return the options for calibration, choices and final figures."""
+
+    def script(self, name: str, *arguments: str, is_json: bool = True) -> Figures:
+        """Run another script of this folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a build's figures are read: what was run, and the rows of its steps."""
+
+    told: Callable[[Figures], Figures]
+    steps: Callable[[Figures], list[Figures]]
+
+
+def compared(bench: Bench, network: str, interpreter: Path, reading: Reading) -> Mapping[str, Figures]:
+    """Return tool -> what its network reached.
+
+    Args:
+        bench: runs builds.
+        network: a factory in compress_networks.py.
+        interpreter: has torch-pruning.
+        reading: of a build.
+    """
+    weights = _weights(bench, network)
+    model, given = f"{NETWORKS}:{network}", ("--weights", str(weights))
+    common = ("--target", "cpu", "--max-drop", "100", "--train", bench.recipe("train", split=TRAINED), *bench.judged())
+    file = bench.work / f"{network}-torch-pruning.pt2"
+    command = [str(interpreter), str(ROOT / "benchmarks" / "compress_torch_pruning.py"), "--network", network]
+    command += ["--weights", str(weights), "--macs", str(MACS[network]), "--out", str(file)]
+    subprocess.run(command, check=True, cwd=ROOT / "benchmarks")
+    teacher = bench.work / f"{network}_teacher.py"
+    teacher.write_text(_TEACHER.format(folder=NETWORKS.parent, weights=weights, network=network))
+    learn = ("--teacher", f"{teacher}:net", "--distill", EPOCHS["torch-pruning"])
+    theirs = bench.build(str(file), (*learn, *common), name=f"{network}-torch-pruning")
+    whole = bench.build(
+        model, (*given, "--target", "cpu", "--precision", "float32", *bench.judged()), name=f"{network}-whole"
+    )
+    share = f"{reading.steps(theirs)[0]['macs'] / reading.steps(whole)[0]['macs']:.4f}"  # equal multiply-adds
+    cut = (*given, "--macs", share, *OURS, "--distill", EPOCHS["edgeport"])
+    ours = bench.build(model, (*cut, *common), name=f"{network}-edgeport")
+    found = {"torch-pruning": theirs, "edgeport": ours}
+    return {
+        name: {**reading.told(one), "steps": reading.steps(one), "epochs": int(EPOCHS[name])}
+        for name, one in found.items()
+    }
+
+
+def _weights(bench: Bench, network: str) -> Path:
+    if network == "projected":
+        place = bench.work / "projected.safetensors"
+        bench.script(NETWORKS.name, "--data", str(bench.data), "--out", str(place), is_json=False)
+        return place
+    learn = ("--train", bench.recipe("train"), "--teacher", f"{bench.data}/zoo.py:resnet20_jpeg", *MOBILE)
+    options = ("--target", "cpu", "--precision", "float32", "--max-drop", "100", "--evaluate", bench.recipe("report"))
+    return Path(bench.build(f"{NETWORKS}:{network}", (*options, *learn), name=network)["folder"]) / "model.safetensors"
