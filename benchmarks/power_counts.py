@@ -1,12 +1,13 @@
 """What emulated cores count in the networks that boards were metered with; writes docs/power_counts.json.
 
-    python benchmarks/power_counts.py --data ../shared/data --files FOLDER [--runtime tflite-runtime] [--dtype int8]
+    python benchmarks/power_counts.py --data ../shared/data --files FOLDER
+    python benchmarks/power_counts.py --data ../shared/data --files FOLDER --runtime tflite-runtime --dtype int8
 
-`--data` is a folder with `power/`; `--files` one where the networks' files are kept (2 GB). The metered files are not
+`--data` is a folder with `power/`; `--files` one where the networks' files are kept (1 GB). The metered files are not
 published, so each network is written anew from its layers (`power_files.py`), and one inference of it is counted as
 `edgeport inspect FILE --device qemu:cortex-a72` does. Every result is stored as soon as it is there, and is not counted
-again: a run that is stopped goes on where it was. All networks take two hours; small ones come first. `power.py` says
-what the counts are worth.
+again: a run that is stopped goes on where it was. Both commands together take an hour or more; small networks come
+first. `power.py` says what the counts are worth.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import power_files
 from power_layers import BYTES, Builder
 from power_networks import layers, operators, picture_size
 
@@ -85,6 +85,8 @@ def metered(folder: Path) -> dict[tuple[str, str], int]:
 
 def files(network: str, folder: Path) -> Mapping[str, Path]:
     """Return number format -> file of a network, made where it is not there."""
+    import power_files
+
     final = folder / network
     if not final.is_dir():
         with TemporaryDirectory(dir=folder) as temporary:

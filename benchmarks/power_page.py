@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+from power_emulated import Trial, section
 from power_fit import PROXIES, Array, Quality, Row, proxy_rank
 
 from edgeport.cost_model import FORMATS, TERMS, CostModel
@@ -27,6 +28,7 @@ class Evidence:
         energy_quality: of those.
         simpler: name -> how good a simpler prediction is, on calibrated systems.
         latency_quality: of latency's.
+        trial: how emulated counts do as further terms.
     """
 
     system: str
@@ -37,6 +39,7 @@ class Evidence:
     energy_quality: Quality
     simpler: Mapping[str, Quality]
     latency_quality: Quality
+    trial: Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,7 @@ def page(
         "Energy and median latency of one inference are a sum of seven terms (`edgeport/cost_model.py`), each a",
         "constant of the board and the number format. All constants are fitted with relative errors, none may be",
         "negative. The terms were chosen on the three calibrated systems below, the other systems had no part in it.",
-        "What emulation counts (instructions, cache misses) is no term: the files that were metered are not published,",
-        "only their names.",
+        "What emulation counts (instructions, cache misses) was tried as further terms: see below.",
         "",
         "## Energy of networks whose family was left out",
         "",
@@ -119,6 +121,7 @@ def page(
         "`python benchmarks/power.py --data ../shared/data --board LOG.csv:SYSTEM --like TARGET` says the same of",
         "another board's log. Boards with other cores or another runtime are predicted less well: see the last row.",
         "",
+        *section([one.trial for one in found]),
         "## Microcontrollers",
         "",
         f"MLPerf Tiny, {boards} boards with all four reference networks metered; the network judged is left out.",
