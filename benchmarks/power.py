@@ -19,6 +19,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import power_counts
+import power_emulated
 import power_roofline
 import power_tiny
 from power_fit import Figure, Quality, Row, constants, coverage, factor, left_out, quality, read, transferred
@@ -125,6 +127,7 @@ def holds(found: Steady) -> bool:
 def evidence(systems: Mapping[str, Sequence[Row]]) -> list[Evidence]:
     """Return what is known of every system, calibrated ones first."""
     names = {system: (target, named) for target, (system, named) in CALIBRATED.items()}
+    table = power_counts.stored()
     found = []
     for system in (*names, *UNTOUCHED):
         rows = systems[system]
@@ -141,6 +144,7 @@ def evidence(systems: Mapping[str, Sequence[Row]]) -> list[Evidence]:
                 energy_quality=energy_quality,
                 simpler=simpler(rows) if system in names else {},
                 latency_quality=latency_quality,
+                trial=power_emulated.trial(rows, table, system=system, named=named),
             )
         )
     return found

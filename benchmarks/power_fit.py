@@ -96,39 +96,60 @@ def read(folder: Path, *, name: str = "mlperf_edge_singlestream.csv") -> dict[st
 
 
 def constants(rows: Sequence[Row], figure: Figure) -> Terms:
-    """Return the constants, none negative, that leave the least relative error, outliers counting less.
+    """Return the constants, none negative, that leave the least relative error, outliers counting less."""
+    values = solve(amounts(rows), np.array([row.figure(figure) for row in rows]))
+    return Terms(**dict(zip(TERMS, values.tolist(), strict=True)))
+
+
+def solve(counted: Array, metered: Array) -> Array:
+    """Return what each term costs, not negative, with the least relative error, outliers counting less.
 
     Iteratively reweighted least squares (Holland and Welsch 1977) with Huber's weights.
+
+    Args:
+        counted: how much of each term a network has, (networks, terms).
+        metered: (networks,).
     """
-    amounts = np.array([row.terms for row in rows])
-    scale = amounts.max(axis=0)
+    scale = counted.max(axis=0)
     scale[scale == 0] = 1.0
-    relative = amounts / scale / np.array([row.figure(figure) for row in rows])[:, None]
-    weights = np.ones(len(rows))
-    solution = np.zeros(len(TERMS))
+    relative = counted / scale / metered[:, None]
+    weights = np.ones(len(metered))
+    solution = np.zeros(len(scale))
     for _ in range(ROUNDS):
         solution = nnls(relative * weights[:, None], weights)[0]
         residuals = np.abs(relative @ solution - 1)
         spread = max(LEAST_SPREAD, 1.4826 * float(np.median(residuals)))
         weights = 1 / np.sqrt(np.maximum(1, residuals / (ROBUST * spread)))
-    values = (float(f"{value:.{DIGITS}g}") for value in solution / scale)
-    return Terms(**dict(zip(TERMS, values, strict=True)))
+    return np.array([float(f"{value:.{DIGITS}g}") for value in solution / scale])
+
+
+def amounts(rows: Sequence[Row]) -> Array:
+    """Return how much of each of `TERMS` each network has, (networks, terms)."""
+    return np.array([row.terms for row in rows])
 
 
 def predict(terms: Terms, rows: Sequence[Row]) -> Array:
     """Return the figure of each row."""
     values = np.array([getattr(terms, name) for name in TERMS])
-    return np.array([row.terms for row in rows]) @ values
+    return amounts(rows) @ values
 
 
-def left_out(rows: Sequence[Row], figure: Figure) -> Array:
-    """Return each row's prediction by constants fitted to the other families of its number format."""
+def left_out(rows: Sequence[Row], figure: Figure, counted: Array | None = None) -> Array:
+    """Return each row's prediction by constants fitted to the other families of its number format.
+
+    Args:
+        rows: networks of one board.
+        figure: what is predicted.
+        counted: how much of each term a row has, (rows, terms); None: of `TERMS`.
+    """
+    counted = amounts(rows) if counted is None else counted
+    metered = np.array([row.figure(figure) for row in rows])
     found = np.zeros(len(rows))
     for form in FORMATS:
         for family in {row.family for row in rows if row.dtype == form}:
-            places = [i for i, row in enumerate(rows) if row.dtype == form and row.family == family]
-            others = [row for row in rows if row.dtype == form and row.family != family]
-            found[places] = predict(constants(others, figure), [rows[place] for place in places])
+            own = np.array([row.dtype == form and row.family == family for row in rows])
+            others = np.array([row.dtype == form and row.family != family for row in rows])
+            found[own] = counted[own] @ solve(counted[others], metered[others])
     return found
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import power_emulated
+import power_steady
+from power_emulated import Trial
 from power_fit import PROXIES, Array, Quality, Row, proxy_rank
-from power_steady import Steady, section
+from power_steady import Steady
 
 from edgeport.cost_model import FORMATS, TERMS, CostModel
 
@@ -28,6 +31,7 @@ class Evidence:
         energy_quality: of those.
         simpler: name -> how good a simpler prediction is, on calibrated systems.
         latency_quality: of latency's.
+        trial: how emulated counts do as further terms.
     """
 
     system: str
@@ -38,6 +42,7 @@ class Evidence:
     energy_quality: Quality
     simpler: Mapping[str, Quality]
     latency_quality: Quality
+    trial: Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +88,7 @@ def page(found: Sequence[Evidence], further: Further, models: Mapping[str, CostM
         "Energy and median latency of one inference are a sum of seven terms (`edgeport/cost_model.py`), each a",
         "constant of the board and the number format. All constants are fitted with relative errors, none may be",
         "negative. The terms were chosen on the three calibrated systems below, the other systems had no part in it.",
-        "What emulation counts (instructions, cache misses) is no term: the files that were metered are not published,",
-        "only their names.",
+        "What emulation counts (instructions, cache misses) was tried as further terms: see below.",
         "",
         "## Energy of networks whose family was left out",
         "",
@@ -130,7 +134,8 @@ def page(found: Sequence[Evidence], further: Further, models: Mapping[str, CostM
         "`python benchmarks/power.py --data ../shared/data --board LOG.csv:SYSTEM --like TARGET` says the same of",
         "another board's log. Boards with other cores or another runtime are predicted less well: see the last row.",
         "",
-        *section(further.by_time),
+        *power_steady.section(further.by_time),
+        *power_emulated.section([one.trial for one in found]),
         "## Microcontrollers",
         "",
         f"MLPerf Tiny, {further.boards} boards with all four networks metered; the network judged is left out.",

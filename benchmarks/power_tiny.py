@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from power_networks import Builder, mobilenet_v1
+from power_layers import Builder
+from power_networks import mobilenet_v1
 from scipy.optimize import least_squares
 
 from edgeport.cost_model import features
@@ -42,7 +43,11 @@ def networks(reference: Path) -> dict[str, tuple[OpCost, ...]]:
     for task, name in files.items():
         path = next(reference.rglob(name))
         found[task] = reader_of(path).read_costs(path)
-    return {**found, "kws": _keywords(), "vww": mobilenet_v1(0.25, 96, "int8", classes=2)}
+    return {
+        **found,
+        "kws": _keywords(),
+        "vww": tuple(layer.cost for layer in mobilenet_v1(0.25, 96, "int8", classes=2)),
+    }
 
 
 def _keywords() -> tuple[OpCost, ...]:
@@ -65,7 +70,7 @@ def _keywords() -> tuple[OpCost, ...]:
         cost("CONV_2D", area * channels, (channels + 1) * channels, 2 * area),
     )
     pool, head = cost("AVERAGE_POOL_2D", 0, 0, area + channels), Builder("int8", 1, channels).head(12)
-    return (first, *(pair * 4), pool, *head)
+    return (first, *(pair * 4), pool, *(layer.cost for layer in head))
 
 
 def read(folder: Path) -> Metered:
