@@ -18,7 +18,7 @@ EPOCHS = {"torch-pruning": "4", "edgeport": "3"}
 TRAINED = "0:20000"  # of the training set
 MACS = {"projected": 0.5, "mobile": 0.5}  # network of compress_networks.py -> share that stays
 OURS = ("--allocation", "sensitivity")
-MOBILE = ("--distill", "8", "--hard-labels", "0.5")  # how the network that has no weights comes by them
+MOBILE = ("--distill", "10", "--hard-labels", "0.5")  # how the network that has no weights comes by them
 
 Figures = dict[str, Any]
 
@@ -102,6 +102,6 @@ def _weights(bench: Bench, network: str) -> Path:
         place = bench.work / "projected.safetensors"
         bench.script(NETWORKS.name, "--data", str(bench.data), "--out", str(place), is_json=False)
         return place
-    learn = ("--train", bench.recipe("train"), "--teacher", f"{bench.data}/zoo.py:resnet20_jpeg", *MOBILE)
+    learn = ("--train", bench.recipe("train", split=TRAINED), "--teacher", f"{bench.data}/zoo.py:resnet20_jpeg", *MOBILE)
     options = ("--target", "cpu", "--precision", "float32", "--max-drop", "100", "--evaluate", bench.recipe("report"))
     return Path(bench.build(f"{NETWORKS}:{network}", (*options, *learn), name=network)["folder"]) / "model.safetensors"
