@@ -167,6 +167,7 @@ def _speed(found: Figures) -> list[str]:
 
 def _peers(found: Figures) -> list[str]:
     rows = []
+    absent = [named for network, named in _NETWORKS.items() if network not in found["networks"]]
     for network, tools in found["networks"].items():
         for name, row in tools.items():
             float_rows = [step for step in row["steps"] if step["step"] != "int8"]
@@ -175,19 +176,18 @@ def _peers(found: Figures) -> list[str]:
                     _NETWORKS[network],
                     name,
                     f"{row['steps'][-1]['macs'] / 1e6:.2f}",
-                    str(row["epochs"]),
                     f"{float_rows[-1]['top1']:.2f}",
                     f"{row['steps'][-1]['top1']:.2f}",
                     str(row["core_seconds"]),
                 )
             )
-    columns = ("network", "cut by", "multiply-adds, M", "epochs", "top-1, float", "top-1, int8", "core-seconds")
+    columns = ("network", "cut by", "multiply-adds, M", "top-1, float", "top-1, int8", "core-seconds")
     return [
         "## Beside torch-pruning",
         "",
-        "Cut to the same multiply-adds, then trained by the same command with the same teacher (the uncut network) and"
-        " images. torch-pruning 1.6.1: GroupNormPruner, uniform ratio, widths in multiples of 8, and an epoch more, for"
-        " the time that edgeport's sensitivities take. One seed.",
+        "Cut to the same multiply-adds, then trained by the same command with the same teacher (the uncut network),"
+        " images and epochs. torch-pruning 1.6.1: GroupNormPruner, uniform ratio, widths in multiples of 8. One seed."
+        + (f" Not measured: {', '.join(absent)}." if absent else ""),
         "",
         *_table(columns, rows),
     ]

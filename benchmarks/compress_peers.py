@@ -1,8 +1,4 @@
-"""Networks cut to the same multiply-adds with torch-pruning and with edgeport, then trained alike; part of compress.py.
-
-torch-pruning's networks train for an epoch more: measuring sensitivities takes edgeport part of that time, so both get
-about the same core-seconds and torch-pruning rather more.
-"""
+"""Networks cut to the same multiply-adds with torch-pruning and with edgeport, then trained alike."""
 
 from __future__ import annotations
 
@@ -14,10 +10,9 @@ from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ROOT / "benchmarks" / "compress_networks.py"
-EPOCHS = {"torch-pruning": "4", "edgeport": "3"}
+EPOCHS = "3"  # both have the same multiply-adds, so these are equal core-seconds
 TRAINED = "0:20000"  # of the training set
 MACS = {"projected": 0.5, "mobile": 0.5}  # network of compress_networks.py -> share that stays
-OURS = ("--allocation", "sensitivity")
 MOBILE = ("--distill", "10", "--hard-labels", "0.5")  # how the network that has no weights comes by them
 
 Figures = dict[str, Any]
@@ -82,19 +77,16 @@ def compared(bench: Bench, network: str, interpreter: Path, reading: Reading) ->
     subprocess.run(command, check=True, cwd=ROOT / "benchmarks")
     teacher = bench.work / f"{network}_teacher.py"
     teacher.write_text(_TEACHER.format(folder=NETWORKS.parent, weights=weights, network=network))
-    learn = ("--teacher", f"{teacher}:net", "--distill", EPOCHS["torch-pruning"])
+    learn = ("--teacher", f"{teacher}:net", "--distill", EPOCHS)
     theirs = bench.build(str(file), (*learn, *common), name=f"{network}-torch-pruning")
     whole = bench.build(
         model, (*given, "--target", "cpu", "--precision", "float32", *bench.judged()), name=f"{network}-whole"
     )
     share = f"{reading.steps(theirs)[0]['macs'] / reading.steps(whole)[0]['macs']:.4f}"  # equal multiply-adds
-    cut = (*given, "--macs", share, *OURS, "--distill", EPOCHS["edgeport"])
+    cut = (*given, "--macs", share, "--distill", EPOCHS)
     ours = bench.build(model, (*cut, *common), name=f"{network}-edgeport")
     found = {"torch-pruning": theirs, "edgeport": ours}
-    return {
-        name: {**reading.told(one), "steps": reading.steps(one), "epochs": int(EPOCHS[name])}
-        for name, one in found.items()
-    }
+    return {name: {**reading.told(one), "steps": reading.steps(one)} for name, one in found.items()}
 
 
 def _weights(bench: Bench, network: str) -> Path:
@@ -102,6 +94,12 @@ def _weights(bench: Bench, network: str) -> Path:
         place = bench.work / "projected.safetensors"
         bench.script(NETWORKS.name, "--data", str(bench.data), "--out", str(place), is_json=False)
         return place
-    learn = ("--train", bench.recipe("train", split=TRAINED), "--teacher", f"{bench.data}/zoo.py:resnet20_jpeg", *MOBILE)
+    learn = (
+        "--train",
+        bench.recipe("train", split=TRAINED),
+        "--teacher",
+        f"{bench.data}/zoo.py:resnet20_jpeg",
+        *MOBILE,
+    )
     options = ("--target", "cpu", "--precision", "float32", "--max-drop", "100", "--evaluate", bench.recipe("report"))
     return Path(bench.build(f"{NETWORKS}:{network}", (*options, *learn), name=network)["folder"]) / "model.safetensors"
