@@ -36,7 +36,7 @@ FACTORS = {  # times fewer multiply-adds -> how
     2.1: ("--allocation", "sensitivity", "--distill", "12"),
     2.6: ("--prune", "layer:10", "--allocation", "sensitivity", "--distill", "20"),
 }
-SMALL = ("--prune", "layer:10", "--macs", "0.375", "--weight-bits", "4", "--distill", "20")
+SMALL = ("--prune", "layer:10", "--macs", "0.375", "--weight-bits", "4", "--distill", "20", "--qat", "2")
 RUNTIMES = {"arm64": "model.tflite", "intel": "model.xml", "cpu": "model.onnx"}
 SPEED_CASES = {"resnet20_jpeg": "0.5", "resnet56": "0.5"}  # network -> share of the filters that is cut
 
