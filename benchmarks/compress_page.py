@@ -85,7 +85,8 @@ def _small(found: Figures) -> list[str]:
         "",
         f"`{found['command']}`: {first['size_bytes'] / last['size_bytes']:.1f}x smaller,"
         f" {first['latency_p50_ms'] / last['latency_p50_ms']:.2f}x faster than the float file on the same runtime,"
-        f" {first['top1'] - last['top1']:+.2f} points of top-1 lost; {found['core_seconds']} core-seconds.",
+        f" {first['top1'] - last['top1']:+.2f} points of top-1 lost; {found['core_seconds']} core-seconds."
+        + (f" {found['remark']}" if "remark" in found else ""),
         "",
         *_steps(found["steps"]),
     ]
