@@ -57,7 +57,7 @@ class Validating:
 
         results: dict[str, TargetResult] = {}
         seconds = 0.0
-        said: dict[str, object] = {}
+        said: dict[str, dict[str, object]] = {}
         targets = [target for target in self.plan.targets if target.name in built]
         with self.store.workspace() as folder, self.progress.task("validate", len(targets)) as task:
             inputs = _once(lambda: self._write_inputs(folder))
@@ -88,6 +88,8 @@ class Validating:
                 result = results[target.name]
                 why = step_notes(self.store, target, built[target.name], rows[target.name])
                 results[target.name] = replace(result, notes=(*result.notes, *why))
+                own = notes(built[target.name][0])  # the stage `lower` has these
+                said[target.name]["notes"] = list(results[target.name].notes[len(own) :])
         return results, StageRecord(name="validate", options=options, seconds=seconds, metrics=figures)
 
     def _elsewhere(self, target: TargetProfile, files: Built, inputs: Callable[[], tuple[Path, ...]]) -> _Elsewhere:

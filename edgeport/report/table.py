@@ -15,6 +15,7 @@ from edgeport.report.report import Report
 from edgeport.report.stage_lines import data_lines, stage_line
 from edgeport.types import Metric, TargetResult
 
+SIDE_BY_SIDE = 4  # targets in one table: with their intervals about 160 characters
 MARKS = {"measured": "", "emulated": " e", "modelled": " ~"}
 
 
@@ -26,10 +27,7 @@ def print_report(report: Report, console: Console) -> None:
         for line in data_lines(stage):
             console.print(f"  data      {line}", highlight=False, markup=False)
     if report.targets:
-        console.print()
-        console.print(_table(report))
-        for line in _legend(report):
-            console.print(line, highlight=False, markup=False, style="dim")
+        _print_figures(report, console)
     if cores := cores_table(report):
         console.print()
         console.print(cores)
@@ -51,16 +49,26 @@ def print_report(report: Report, console: Console) -> None:
     console.print(Text(f"verdict: {report.verdict}", style=style))
 
 
-def _table(report: Report) -> Table:
+def _print_figures(report: Report, console: Console) -> None:
+    """Print the targets' figures, few targets side by side, so that the figures' names have room."""
+    names = tuple(report.targets)
+    for start in range(0, len(names), SIDE_BY_SIDE):
+        console.print()
+        console.print(_table(report, names[start : start + SIDE_BY_SIDE]))
+    for line in _legend(report):
+        console.print(line, highlight=False, markup=False, style="dim")
+
+
+def _table(report: Report, names: tuple[str, ...]) -> Table:
     table = Table(title=Text(report.model), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for name in report.targets:
+    for name in names:
         table.add_column(Text(name), justify="right", no_wrap=True)
     counted = {name: instruction_table.shown_names(c) for name, c in instruction_table.counted_cores(report).items()}
     places_elsewhere = own_table_names(report)  # figures of these cores, and counts, have tables of their own
     figures = [
-        {metric.name: metric for metric in result.metrics if metric.name not in counted.get(name, ())}
-        for name, result in report.targets.items()
+        {metric.name: metric for metric in report.targets[name].metrics if metric.name not in counted.get(name, ())}
+        for name in names
     ]
     given = dict.fromkeys(name for found in figures for name in found if name[name.find("@") :] not in places_elsewhere)
     order = {name: place for place, name in enumerate(_ROWS)}
