@@ -35,6 +35,8 @@ def test_report_tells_what_is_zero_and_what_was_trained(folder: Path) -> None:
     for row in ("float ", "+ sparsify ", "+ distill ", "+ int8 "):
         assert row in steps
     assert "verdict: pass" in said
+    assert "least energy first, of what float takes" in said
+    assert "least energy first, of what float takes" in next(folder.rglob("report.json")).read_text()
 
 
 def test_int8_file_has_the_zeros_and_is_smaller_when_deflated(folder: Path) -> None:
