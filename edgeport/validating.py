@@ -185,13 +185,15 @@ class Validating:
         return msgspec.json.decode((folder / "metrics.json").read_bytes(), type=_Validated)
 
     def _with_simulated(self, known: Reference, target: TargetProfile) -> Reference:
-        """Add what the network answers that quantization-aware training saw, where there was one."""
+        """Add what the int8 network of quantization-aware training answers on this target, where there was one."""
+        from edgeport.backends import backend
         from edgeport.validation.simulated import simulated_answers
 
         if not self.plan.qat:
             return known
         bits = self.plan.weight_bits or target.int8.weight_bits
-        found = simulated_answers(self.chain.model(), bits, self.samples, self.progress)
+        arithmetic = backend(target.backend).arithmetic
+        found = simulated_answers(self.chain.model(), bits, arithmetic, self.samples, self.progress)
         return known if found is None else replace(known, answers={**known.answers, "simulated": found})
 
 

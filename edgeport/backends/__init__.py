@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from edgeport.graph.float_graph import FloatGraph
     from edgeport.profile import TargetProfile
+    from edgeport.quant.arithmetic import Arithmetic
     from edgeport.quant.scheme import Raised, Scheme
     from edgeport.types import Artifact
 
@@ -25,12 +26,14 @@ class Backend(Protocol):
         packages: distribution names whose versions decide what it writes.
         raised_formats: what `Scheme.raised` may ask of it; the first is as exact as the float file.
         stores_zeros: whether its files can leave the zeros of float32 weights out (`lower_sparse`).
+        arithmetic: where its int8 files round.
     """
 
     suffix: str
     packages: tuple[str, ...]
     raised_formats: tuple[Raised, ...]
     stores_zeros: bool
+    arithmetic: Arithmetic
 
     def lower_float(self, graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:
         """Write the float32 file to `out`.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.arithmetic import Arithmetic
 from edgeport.quant.onnx_corrections import corrected_onnx
 from edgeport.quant.onnx_placement import OnnxGraph, refuse_random, value_names
 from edgeport.quant.onnx_quantize import quantize
@@ -31,6 +32,7 @@ suffix = ".onnx"
 packages = ("onnx", "onnxscript", "onnxruntime")
 raised_formats: tuple[Raised, ...] = ("float32",)
 stores_zeros = False
+arithmetic = Arithmetic(rounded="inner", rounds_addends=True, rounds_bias=True)
 
 
 def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:

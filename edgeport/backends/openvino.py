@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from edgeport.errors import LoweringError, MissingPackageError
+from edgeport.quant.arithmetic import Arithmetic
 from edgeport.quant.onnx_corrections import corrected_onnx
 from edgeport.quant.onnx_placement import layer_keys, refuse_random, value_names, value_ranges
 from edgeport.quant.packing import low_bit_notes
@@ -31,6 +32,7 @@ suffix = ".xml"
 packages = ("onnx", "onnxscript", "openvino")
 raised_formats: tuple[Raised, ...] = ("float32",)
 stores_zeros = False
+arithmetic = Arithmetic(rounded="read", rounds_addends=False, rounds_bias=False)
 
 NOT_CONVERTED = re.compile(r"(?:No conversion rule found for operations|Conversion is failed for): (.*)")
 

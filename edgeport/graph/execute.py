@@ -55,7 +55,7 @@ class Executor:
         """
         prepared = [_channels_last(value) for value in inputs]
         with torch.no_grad():
-            result = _Watching(self.module, self.keys, observe).run(*prepared)
+            result = Watching(self.module, self.keys, observe).run(*prepared)
         return flat_outputs(result)
 
 
@@ -76,7 +76,7 @@ def _channels_last(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
 
-class _Watching(Interpreter):
+class Watching(Interpreter):
     """Runs node by node and shows every result to an observer."""
 
     def __init__(
@@ -85,16 +85,22 @@ class _Watching(Interpreter):
         keys: dict[str, str],
         observe: Callable[[str, torch.Tensor], torch.Tensor | None] | None,
     ) -> None:
+        """Set up; `keys`: node name -> provenance key, `observe` as `Executor.run` has it."""
         super().__init__(module)
         self.keys = keys
         self.observe = observe
 
     def run_node(self, n: Node) -> Any:  # fx's own signature
-        result = super().run_node(n)
+        """Compute a node and show its result."""
+        result = self.compute(n)
         if self.observe is not None and isinstance(result, torch.Tensor) and n.name in self.keys:
             replaced = self.observe(self.keys[n.name], result)
             return result if replaced is None else replaced
         return result
+
+    def compute(self, n: Node) -> Any:
+        """Return a node's result."""
+        return super().run_node(n)
 
 
 def _pack(module: GraphModule, example_inputs: Sequence[torch.Tensor]) -> GraphModule:

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from edgeport.errors import StageError
 from edgeport.graph.canonical import canonicalize
 from edgeport.graph.execute import flat_outputs
+from edgeport.graph.moves import on_source_grids
 from edgeport.graph.provenance import provenance_keys
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class FloatGraph:
         inputs: input specifications (shapes without batch), in order.
         outputs: output specifications, in order; each is named as the node that makes it.
         provenance: node name -> provenance key.
-        ranges: node name -> calibrated (low, high) of each activation that was materialised; empty without calibration.
+        ranges: node name -> calibrated (low, high) of each activation that was materialised, a value that was only
+            moved with that of where it was computed; empty without calibration.
         corrections: bits of a weight -> node name -> the weight and bias that a layer has in int8 files of these bits.
             `exported`, `module` and `onnx` are the float network, uncorrected.
     """
@@ -58,7 +60,7 @@ class FloatGraph:
         inner = exported.module(check_guards=False)
         module = GraphModule(inner, inner.graph)
         provenance = provenance_keys(module.graph)
-        found = {name: model.calibration.range_of(key) for name, key in provenance.items()} if model.calibration else {}
+        ranges = on_source_grids(canonical, model.calibration.ranges) if model.calibration else {}
         corrected = {} if model.corrections is None else model.corrections.layers
         return cls(
             exported=exported,
@@ -69,7 +71,7 @@ class FloatGraph:
                 replace(spec, name=name) for spec, name in zip(model.outputs, _output_names(module), strict=True)
             ),
             provenance=provenance,
-            ranges={name: ends for name, ends in found.items() if ends is not None},
+            ranges={name: ranges[key] for name, key in provenance.items() if key in ranges},
             corrections={
                 bits: {name: layers[key] for name, key in provenance.items() if key in layers}
                 for bits, layers in corrected.items()

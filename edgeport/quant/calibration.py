@@ -58,6 +58,12 @@ class Calibration:
         seen = self.statistics.get(key)
         return None if seen is None else (seen.low, seen.high)
 
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Provenance key -> calibrated float range of every activation that was materialised."""
+        found = {key: self.range_of(key) for key in self.statistics}
+        return {key: ends for key, ends in found.items() if ends is not None}
+
     def estimators(self) -> dict[Estimator, int]:
         """Return estimator -> number of activations whose range is its, most first."""
         chosen = (self.choices.get(key) for key in self.statistics)

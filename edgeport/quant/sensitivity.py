@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from edgeport.graph.canonical import canonicalize, is_constant
 from edgeport.graph.execute import Executor, batch_size
+from edgeport.graph.moves import on_source_grids
 from edgeport.graph.provenance import provenance_keys
 from edgeport.quant.layers import weighted_nodes
 from edgeport.quant.selection import Sensitivity
@@ -51,7 +52,7 @@ def sensitivities(
     if model.calibration is None:
         raise ValueError("sensitivities need a calibrated model")
     module = canonicalize(model.module, model.example_inputs)
-    ranges = {key: ends for key in model.calibration.statistics if (ends := model.calibration.range_of(key))}
+    ranges = on_source_grids(module, model.calibration.ranges)
     batches = _batches(model, samples)
     floating = Executor(module, model.example_inputs)
     wanted = [floating.run(batch)[output] for batch in batches]

@@ -14,6 +14,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgeport.graph.execute import FUSED_ACTIVATIONS, HARDTANHS, Executor
+from edgeport.graph.moves import only_moves
 from edgeport.graph.provenance import provenance_keys
 from edgeport.quant.affine import Affine, asymmetric, rounded_bias
 from edgeport.quant.layers import bias_of, integer_weight, layer_bits, real_weight, weight_of, weighted_nodes
@@ -88,7 +89,10 @@ def _round_layer(module: GraphModule, node: Node, bits: WeightBits, read: Affine
 
 
 def rounded_activations(module: GraphModule, layers: Collection[str] | None = None) -> set[str]:
-    """Return the keys of activations that are rounded: a value that only a ReLU or clip reads is not stored."""
+    """Return the keys of activations that are rounded.
+
+    A value that only a ReLU or clip reads is not stored, and one that was only moved is on its source's grid already.
+    """
     keys = provenance_keys(module.graph)
     if layers is not None:
         nodes = [node.args[0] for node in weighted_nodes(module) if keys[node.name] in layers]
@@ -97,5 +101,7 @@ def rounded_activations(module: GraphModule, layers: Collection[str] | None = No
     return {
         keys[node.name]
         for node in module.graph.nodes
-        if node.name in keys and not (len(node.users) == 1 and next(iter(node.users)).target in clips)
+        if node.name in keys
+        and not only_moves(node)
+        and not (len(node.users) == 1 and next(iter(node.users)).target in clips)
     }

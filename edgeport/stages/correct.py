@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from edgeport.errors import StageError
 from edgeport.graph.canonical import canonicalize
 from edgeport.graph.execute import batch_size
+from edgeport.graph.moves import on_source_grids
 from edgeport.quant.corrections import Corrections, LayerWeights, correctable_layers, with_layers
 from edgeport.quant.sequential import Corrected, Methods, correct_layers
 from edgeport.quant.trial import Distance, Trial, first_batches, trial_samples
@@ -78,9 +79,8 @@ class _Work:
         shapes = [spec.shape for spec in model.inputs]
         size = batch_size(shapes) if model.has_dynamic_batch else 1
         count = trial_samples(shapes)
-        found = {key: model.calibration.range_of(key) for key in model.calibration.statistics}
-        self.ranges = {key: ends for key, ends in found.items() if ends is not None}
         self.module = canonicalize(model.module, model.example_inputs)
+        self.ranges = on_source_grids(self.module, model.calibration.ranges)
         self.correctable = correctable_layers(self.module, self.ranges)
         self.batches = first_batches(context.calibrate, count, size=size)
         self.samples = sum(len(batch[0]) for batch in self.batches)

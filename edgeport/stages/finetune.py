@@ -47,6 +47,7 @@ class Finetune:
             StageError: the network is not calibrated, has nothing to train, or the training diverged.
         """
         from edgeport.graph.canonical import canonicalize
+        from edgeport.graph.moves import on_source_grids
         from edgeport.quant.corrections import Corrections
         from edgeport.quant.straight_through import int8_student, trained_layers
         from edgeport.stages.distill import check_teachers, checked_data, fit, objective, training_figures
@@ -61,9 +62,8 @@ class Finetune:
         check_teachers(model, teachers, self.name)
         if not model.has_dynamic_batch:
             raise StageError("finetune: the network takes batches of one only, so it cannot be trained; drop --qat")
-        found = {key: model.calibration.range_of(key) for key in model.calibration.statistics}
-        ranges = {key: ends for key, ends in found.items() if ends is not None}
         module = canonicalize(model.module, model.example_inputs)
+        ranges = on_source_grids(module, model.calibration.ranges)
         student = int8_student(module, ranges, min(self.weight_bits))
         if not list(student.parameters()):
             raise StageError("finetune: no layer of this network is quantized, so nothing can be trained; drop --qat")

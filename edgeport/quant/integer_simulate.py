@@ -1,0 +1,173 @@
+"""The int8 network as one runtime computes it, sum by sum: integers times integers, then rounded to the next grid.
+
+`edgeport.quant.simulate` is faster and near enough for choices. It computes in float32, whose last bits decide how a
+value near the middle of two steps is rounded, and each one that goes the other way moves others: on ResNet-20 it
+answers 99.3 % of the images as ONNX Runtime's file does, and this all of them (96 % with the same bits).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edgeport.graph.canonical import CONVOLUTIONS
+from edgeport.graph.execute import Watching, flat_outputs
+from edgeport.graph.moves import only_moves
+from edgeport.graph.provenance import provenance_keys
+from edgeport.quant.affine import asymmetric
+from edgeport.quant.layers import (
+    bias_of,
+    channel_dimension,
+    compute,
+    integer_weight,
+    layer_bits,
+    weight_of,
+    weighted_nodes,
+)
+from edgeport.quant.simulate import fake_quantize, rounded_activations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch.fx import GraphModule, Node
+
+    from edgeport.quant.arithmetic import Arithmetic
+    from edgeport.types import WeightBits
+
+
+ADD, CONCATENATE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """One layer's integers.
+
+    Attributes:
+        weight: `(out, ...)`, float32: sums of products are exact below 2**24.
+        bias: `(out,)` in steps of the accumulator, float64.
+        read: scale of the input.
+        steps: `(out,)`, what one step of the accumulator stands for, float64.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    read: float
+    steps: torch.Tensor
+
+
+class IntegerSimulator:
+    """A canonical network in the arithmetic of one runtime."""
+
+    def __init__(
+        self,
+        module: GraphModule,
+        ranges: Mapping[str, tuple[float, float]],
+        *,
+        weight_bits: WeightBits,
+        arithmetic: Arithmetic,
+    ) -> None:
+        """Quantize the weights; `module` is left as it is.
+
+        Args:
+            module: canonical form, with the weights that the file holds.
+            ranges: provenance key -> (low, high) of activations; what has none stays float.
+            weight_bits: of the file; a layer's own follow (`layer_bits`).
+            arithmetic: of the file's runtime.
+        """
+        self.module = copy.deepcopy(module).double()
+        self.keys = provenance_keys(module.graph)
+        self.layers = _layers(module, self.keys, ranges, weight_bits, rounds_bias=arithmetic.rounds_bias)
+        stored = rounded_activations(module) - _kept_wide(module, self.keys, arithmetic)
+        self.affines = {key: asymmetric(*ranges[key]) for key in stored if key in ranges}
+        self.clipped = set() if arithmetic.rounds_addends else _addends(module, self.keys)
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Return the network's outputs for one batch."""
+
+        def rounded(key: str, value: torch.Tensor) -> torch.Tensor | None:
+            affine = self.affines.get(key)
+            if affine is None or not value.is_floating_point():
+                return None
+            return value.clamp(affine.low, affine.high) if key in self.clipped else fake_quantize(value, affine)
+
+        given = [value.double() if value.is_floating_point() else value for value in inputs]
+        with torch.no_grad():
+            return flat_outputs(_Integers(self, rounded).run(*given))
+
+
+class _Integers(Watching):
+    """Computes layers on integers, everything else as the network does."""
+
+    def __init__(self, simulator: IntegerSimulator, observe: Any) -> None:
+        super().__init__(simulator.module, simulator.keys, observe)
+        self.layers = simulator.layers
+
+    def compute(self, n: Node) -> Any:
+        """Compute a node."""
+        layer = self.layers.get(n.name)
+        if layer is None:
+            return super().compute(n)
+        value = self.fetch_args_kwargs_from_env(n)[0][0]
+        sums = compute(n, torch.mul(value, 1 / layer.read).round_().float(), layer.weight, None)
+        channels = (-1, *[1] * (sums.dim() - channel_dimension(sums, layer.weight) - 1))
+        return sums.double().add_(layer.bias.reshape(channels)).mul_(layer.steps.reshape(channels))
+
+
+def _layers(
+    module: GraphModule,
+    keys: Mapping[str, str],
+    ranges: Mapping[str, tuple[float, float]],
+    weight_bits: WeightBits,
+    *,
+    rounds_bias: bool,
+) -> dict[str, _Layer]:
+    """Return node name -> integers of every layer whose input is on a grid."""
+    bits = layer_bits(module, weight_bits)
+    found = {}
+    for node in weighted_nodes(module):
+        ends = ranges.get(keys.get(str(node.args[0]), ""))
+        if ends is None:
+            continue
+        read, given = asymmetric(*ends).scale, bias_of(module, node)
+        known = None if given is None else given.float().numpy()
+        weight = integer_weight(weight_of(module, node), bits[keys[node.name]], bias=known, input_scale=read)
+        steps = torch.from_numpy(weight.scales).double() * read
+        bias = torch.zeros_like(steps) if given is None else given.double() / steps
+        found[node.name] = _Layer(
+            weight=torch.from_numpy(weight.integers).float(),
+            bias=bias.round() if rounds_bias else bias,
+            read=read,
+            steps=steps,
+        )
+    return found
+
+
+def _kept_wide(module: GraphModule, keys: Mapping[str, str], arithmetic: Arithmetic) -> set[str]:
+    """Return the keys of values that this runtime does not round to 8 bits."""
+    if arithmetic.rounded == "all":
+        return set()
+    nodes = [node for node in module.graph.nodes if node.name in keys]
+    if arithmetic.rounded == "read":
+        readers = {node.name for node in weighted_nodes(module)} | {node.name for node in nodes if node.target == ADD}
+        return {keys[node.name] for node in nodes if not _is_read(node, readers)}
+    return {
+        keys[node.name]
+        for node in nodes
+        if all(user.op == "output" for user in node.users) and node.target not in CONVOLUTIONS
+    }
+
+
+def _is_read(node: Node, readers: set[str]) -> bool:
+    """Whether one of the readers reads a value, as it is or moved."""
+    return any(
+        user.name in readers or ((only_moves(user) or user.target == CONCATENATE) and _is_read(user, readers))
+        for user in node.users
+    )
+
+
+def _addends(module: GraphModule, keys: Mapping[str, str]) -> set[str]:
+    """Return the keys of layers whose results are only added to something."""
+    return {keys[node.name] for node in weighted_nodes(module) if {user.target for user in node.users} == {ADD}}
