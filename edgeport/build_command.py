@@ -76,11 +76,11 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random (default: 0)")] = None,
     importance: Annotated[
-        Literal["l1", "l2", "fpgm", "bn", "taylor", "activation", "auto"] | None,
+        Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "auto"] | None,
         typer.Option(help="how filters are ranked (default: l1)"),
     ] = None,
     allocation: Annotated[
-        Literal["uniform", "global", "sensitivity"] | None,
+        Literal["uniform", "even", "global", "sensitivity"] | None,
         typer.Option(help="how the cut is shared out among layers (default: uniform)"),
     ] = None,
     macs: Annotated[float | None, typer.Option(help="share of multiply-adds to keep, instead of --prune")] = None,

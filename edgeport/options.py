@@ -14,8 +14,8 @@ from edgeport.graph.inputs import parse_inputs
 
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 
-Importance = Literal["l1", "l2", "fpgm", "bn", "taylor", "activation", "auto"]
-Allocation = Literal["uniform", "global", "sensitivity"]
+Importance = Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "auto"]
+Allocation = Literal["uniform", "even", "global", "sensitivity"]
 Correction = Literal["equalize", "bias", "adaround"]
 CORRECTIONS: tuple[Correction, ...] = ("equalize", "bias", "adaround")  # in the order they are made
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgeport.graph.provenance import operator_name, provenance_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch.fx import GraphModule, Node
 
@@ -31,17 +31,20 @@ def only_moves(node: Node) -> bool:
     return operator_name(node) in MOVES_VALUES
 
 
-def on_source_grids(module: GraphModule, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+def on_source_grids(
+    module: GraphModule, ranges: Mapping[str, tuple[float, float]], moves: Callable[[Node], bool] = only_moves
+) -> dict[str, tuple[float, float]]:
     """Return ranges where values that were only moved have the range of where they were computed.
 
     Args:
         module: canonical form.
         ranges: provenance key -> (low, high) of activations.
+        moves: whether a node's result stays on its input's grid.
     """
     keys = provenance_keys(module.graph)
     found = dict(ranges)
     for node in module.graph.nodes:
-        source = keys.get(str(node.args[0]), "") if only_moves(node) else ""
+        source = keys.get(str(node.args[0]), "") if moves(node) else ""
         if source in found:
             found[keys[node.name]] = found[source]
     return found

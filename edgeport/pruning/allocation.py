@@ -20,7 +20,9 @@ FLOOR = 0.1  # of each group's channels, which one threshold for all of them lea
 STREAM_SHARE = 0.5  # of the ratio, for channels that several layers write
 
 
-def allocate(groups: Sequence[ChannelGroup], *, ratio: float, channel_multiple: int) -> dict[str, int]:
+def allocate(
+    groups: Sequence[ChannelGroup], *, ratio: float, channel_multiple: int, spares_streams: bool = True
+) -> dict[str, int]:
     """Return group name -> number of channels to keep.
 
     A layer of n filters keeps the multiple of `channel_multiple` nearest to n * (1 - ratio), the larger one of two
@@ -37,13 +39,15 @@ def allocate(groups: Sequence[ChannelGroup], *, ratio: float, channel_multiple: 
         groups: what may be pruned.
         ratio: share of the filters to cut, 0..1.
         channel_multiple: what widths are rounded to.
+        spares_streams: False: streams are cut like the rest.
     """
+    of_streams = ratio * STREAM_SHARE if spares_streams else ratio
 
     def wanted(group: ChannelGroup, settled: Sequence[Member], width: int) -> float:
         full = sum(other.channels * other_width for other, other_width in settled) + group.channels * width
-        return full * (1 - (ratio * STREAM_SHARE if group.is_stream else ratio))
+        return full * (1 - (of_streams if group.is_stream else ratio))
 
-    return _share_out(groups, wanted, channel_multiple=channel_multiple, are_streams_rounded_up=True)
+    return _share_out(groups, wanted, channel_multiple=channel_multiple, are_streams_rounded_up=spares_streams)
 
 
 def allocate_each(

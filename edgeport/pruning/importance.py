@@ -46,9 +46,9 @@ def fpgm(filters: torch.Tensor) -> torch.Tensor:
 
 
 IMPORTANCE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"l1": l1, "l2": l2, "fpgm": fpgm}
-BATCH_NORM = "bn"  # see `edgeport.pruning.votes`
+GROUP, BATCH_NORM = "group", "bn"  # see `edgeport.pruning.votes`
 ON_SAMPLES = ("taylor", "activation")  # these need samples
-NAMES = (*IMPORTANCE, BATCH_NORM, *ON_SAMPLES)  # each is one way to score
+NAMES = (*IMPORTANCE, GROUP, BATCH_NORM, *ON_SAMPLES)  # each is one way to score
 AUTO = "auto"  # compares them
 
 Measured = Mapping[tuple[str, int], np.ndarray]  # (parameter, dimension that counts filters) -> score of each filter

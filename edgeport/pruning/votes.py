@@ -1,4 +1,4 @@
-"""Importance that is read where channels pass, not in the filters: batch-norm scales and activations."""
+"""Importance that is read wherever channels pass, not in the filters alone: weights, batch-norm scales, activations."""
 
 from __future__ import annotations
 
@@ -56,6 +56,51 @@ def batch_norm_votes(module: GraphModule, groups: Groups) -> tuple[Vote, ...]:
             gamma = module.get_parameter(str(weight.target)).detach().double().abs().cpu().numpy()  # type: ignore[union-attr]  # a node
             votes.append(Vote(place=node.name, classes=groups.classes[axes[0]], values=gamma))
     return tuple(votes)
+
+
+def weight_votes(module: GraphModule, groups: Groups) -> tuple[Vote, ...]:
+    """Return the sum of squares that a channel has in every parameter but biases, and in every dimension of it.
+
+    That is: of the filters that make it, the weights of all layers that read it, and the scales between.
+    """
+    votes = []
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for node in module.graph.nodes:
+        axes = groups.axes.get(node.name) if node.op == "get_attr" else None
+        value = parameters.get(str(node.target))
+        if axes is None or value is None or _is_bias(node):
+            continue
+        squares = value.detach().double().square()
+        for dimension, labels in enumerate(axes):
+            if labels is not None:
+                sums = squares.movedim(dimension, 0).reshape(len(labels), -1).sum(1).cpu().numpy()
+                votes.append(Vote(place=f"{node.name}, {dimension}", classes=groups.classes[labels], values=sums))
+    return tuple(votes)
+
+
+def _is_bias(node: Node) -> bool:
+    return all(arguments(user).get("bias") is node for user in node.users)
+
+
+def group_norms(group: ChannelGroup, votes: Sequence[Vote]) -> NDArray[np.float64]:
+    """Return the squared norm of all weights that would go with each channel of a group, (channels,).
+
+    Fang et al. 2023, "DepGraph: Towards Any Structural Pruning" (arXiv:2301.12900), section 3.2, equation 5, without
+    the training that makes groups sparse. Trained after equal cuts it beat `l1` on ResNet-20 (docs/compress.md).
+    """
+    total = np.zeros(group.channels)
+    for vote in votes:
+        channels, inside = _positions(group, vote)
+        total += np.bincount(channels[inside], weights=vote.values[inside], minlength=group.channels)
+    return total
+
+
+def _positions(group: ChannelGroup, vote: Vote) -> tuple[Indices, NDArray[np.bool_]]:
+    """Return the channel of every position of a place, and whether it is one of this group's."""
+    order = np.argsort(group.classes)
+    found = np.searchsorted(group.classes, vote.classes, sorter=order)
+    channels = order[np.minimum(found, group.channels - 1)]
+    return channels, group.classes[channels] == vote.classes
 
 
 def activation_votes(
@@ -122,12 +167,9 @@ def voted_scores(group: ChannelGroup, votes: Sequence[Vote]) -> NDArray[np.float
     score(c) = sum over places p of (sum over positions of c in p of v) / (mean over all positions of p of v): every
     place has an equal say, whatever the size of its values.
     """
-    order = np.argsort(group.classes)
     total, seen = np.zeros(group.channels), False
     for vote in votes:
-        found = np.searchsorted(group.classes, vote.classes, sorter=order)
-        channels = order[np.minimum(found, group.channels - 1)]
-        inside = group.classes[channels] == vote.classes
+        channels, inside = _positions(group, vote)
         if np.unique(channels[inside]).size < group.channels:
             continue  # it sees a part: the rest would look unimportant
         sums = np.bincount(channels[inside], weights=vote.values[inside], minlength=group.channels)

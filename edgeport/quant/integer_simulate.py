@@ -15,7 +15,7 @@ import torch
 
 from edgeport.graph.canonical import CONVOLUTIONS
 from edgeport.graph.execute import Watching, flat_outputs
-from edgeport.graph.moves import only_moves
+from edgeport.graph.moves import on_source_grids, only_moves
 from edgeport.graph.provenance import provenance_keys
 from edgeport.quant.affine import asymmetric
 from edgeport.quant.layers import (
@@ -27,7 +27,7 @@ from edgeport.quant.layers import (
     weight_of,
     weighted_nodes,
 )
-from edgeport.quant.simulate import fake_quantize, rounded_activations
+from edgeport.quant.simulate import CLIPS, fake_quantize, rounded_activations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,8 +79,11 @@ class IntegerSimulator:
         """
         self.module = copy.deepcopy(module).double()
         self.keys = provenance_keys(module.graph)
-        self.layers = _layers(module, self.keys, ranges, weight_bits, rounds_bias=arithmetic.rounds_bias)
         stored = rounded_activations(module) - _kept_wide(module, self.keys, arithmetic)
+        if arithmetic.clips_on_grid:
+            ranges = on_source_grids(module, ranges, _clips_a_stored_value)
+            stored -= {self.keys[node.name] for node in module.graph.nodes if _clips_a_stored_value(node)}
+        self.layers = _layers(module, self.keys, ranges, weight_bits, rounds_bias=arithmetic.rounds_bias)
         self.affines = {key: asymmetric(*ranges[key]) for key in stored if key in ranges}
         self.clipped = set() if arithmetic.rounds_addends else _addends(module, self.keys)
 
@@ -158,6 +161,12 @@ def _kept_wide(module: GraphModule, keys: Mapping[str, str], arithmetic: Arithme
         for node in nodes
         if all(user.op == "output" for user in node.users) and node.target not in CONVOLUTIONS
     }
+
+
+def _clips_a_stored_value(node: Node) -> bool:
+    """Whether a ReLU or clip reads what others read too."""
+    source = node.args[0] if node.target in CLIPS else None
+    return isinstance(source, torch.fx.Node) and len(source.users) > 1
 
 
 def _is_read(node: Node, readers: set[str]) -> bool:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from edgeport.types import WeightBits
 
+CLIPS = (*FUSED_ACTIVATIONS, *HARDTANHS)
+
 
 class Simulator:
     """A canonical network with some or all of its layers in simulated int8."""
@@ -97,11 +99,10 @@ def rounded_activations(module: GraphModule, layers: Collection[str] | None = No
     if layers is not None:
         nodes = [node.args[0] for node in weighted_nodes(module) if keys[node.name] in layers]
         return {keys[node.name] for node in nodes if isinstance(node, Node) and node.name in keys}
-    clips = (*FUSED_ACTIVATIONS, *HARDTANHS)
     return {
         keys[node.name]
         for node in module.graph.nodes
         if node.name in keys
         and not only_moves(node)
-        and not (len(node.users) == 1 and next(iter(node.users)).target in clips)
+        and not (len(node.users) == 1 and next(iter(node.users)).target in CLIPS)
     }

@@ -51,7 +51,8 @@ class Prune:
         importance: how filters are scored; a name in `edgeport.pruning.importance.NAMES`, or `auto`, which cuts with
             each and keeps the network nearest to the unpruned one on tune samples. `taylor` and `activation` look at
             training or calibration samples.
-        allocation: how the cut is shared out: `uniform` by width, `global` by one threshold on all scores,
+        allocation: how the cut is shared out: `uniform` by width, residual streams half as much, `even` by width alone,
+            `global` by one threshold on all scores,
             `sensitivity` by what each group's loss does to the outputs on tune samples.
         budgets: what may be left, instead of a ratio; all of them hold.
         rounds_left: cuts that are still to come, this one included; a budget is approached in equal ratios.

@@ -70,13 +70,16 @@ def score(importance: str, module: GraphModule, groups: Groups, model: Model, co
         ConfigError: it needs samples, and there are none that fit.
         StageError: it needs batch norms, and there are none.
     """
-    from edgeport.pruning.importance import BATCH_NORM, channel_scores
-    from edgeport.pruning.votes import batch_norm_votes
+    from edgeport.pruning.importance import BATCH_NORM, GROUP, channel_scores
+    from edgeport.pruning.votes import batch_norm_votes, group_norms, weight_votes
 
     if (error := unavailable(importance, model, context)) is not None:
         raise error
     if importance == BATCH_NORM:
         return _voted(module, groups, batch_norm_votes(module, groups), {})
+    if importance == GROUP:
+        votes = weight_votes(module, groups)
+        return Scored(scores={group.name: group_norms(group, votes) for group in groups.groups}, facts={})
     if importance == "activation":
         return _by_activation(module, groups, model, context)
     measured, facts = _taylor(module, groups, model, context) if importance == "taylor" else (None, {})

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from edgeport.stages.prune_scores import Scores
     from edgeport.types import Model
 
-Allocation = Literal["uniform", "global", "sensitivity"]
-ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "global", "sensitivity")
+Allocation = Literal["uniform", "even", "global", "sensitivity"]
+ALLOCATIONS: tuple[Allocation, ...] = ("uniform", "even", "global", "sensitivity")
 FINENESS = 1000  # settings of a ratio that is searched for
 TRIALS = 4  # times the samples of an int8 trial: pruned networks lie further from float, and fewer are compared
 
@@ -97,16 +97,26 @@ class Widths:
 
         For `sensitivity` it is the multiply-adds that the uniform allocation of this ratio leaves.
         """
-        from edgeport.pruning.allocation import allocate, allocate_each, global_wanted
+        from edgeport.pruning.allocation import allocate_each, global_wanted
 
         multiple = self.channel_multiple
         if self.allocation == "global":
             wanted = global_wanted(self.groups.groups, scores, ratio=ratio)
             return allocate_each(self.groups.groups, wanted, channel_multiple=multiple)
-        uniform = allocate(self.groups.groups, ratio=ratio, channel_multiple=multiple)
-        if self.allocation == "uniform":
-            return uniform
-        return self._fitted({"macs": self.cost("macs", uniform)}, scores, f"ratio {ratio:g}")
+        by_width = self._by_width(ratio)
+        if self.allocation != "sensitivity":
+            return by_width
+        return self._fitted({"macs": self.cost("macs", by_width)}, scores, f"ratio {ratio:g}")
+
+    def _by_width(self, ratio: float) -> dict[str, int]:
+        from edgeport.pruning.allocation import allocate
+
+        return allocate(
+            self.groups.groups,
+            ratio=ratio,
+            channel_multiple=self.channel_multiple,
+            spares_streams=self.allocation != "even",
+        )
 
     def by_budgets(self, scores: Scores) -> dict[str, int]:
         """Return group name -> channels for the budgets.
@@ -174,15 +184,13 @@ class Widths:
             ) from error
 
     def _knob(self, kind: Kind, scores: Scores) -> Knob:
-        from edgeport.pruning.allocation import allocate, allocate_each, global_wanted
+        from edgeport.pruning.allocation import allocate_each, global_wanted
         from edgeport.pruning.search import Knob
         from edgeport.pruning.sensitivity import after, steps
 
         groups, multiple = self.groups.groups, self.channel_multiple
-        if self.allocation == "uniform":
-            return Knob(
-                last=FINENESS - 1, counts=lambda at: allocate(groups, ratio=at / FINENESS, channel_multiple=multiple)
-            )
+        if self.allocation in ("uniform", "even"):
+            return Knob(last=FINENESS - 1, counts=lambda at: self._by_width(at / FINENESS))
         if self.allocation == "global":
             return Knob(
                 last=FINENESS - 1,

@@ -190,7 +190,7 @@ def test_labels_are_used_where_there_are_some(resnet: Model, tmp_path: Path) -> 
         (Prune(ratio=0.5, budgets=(HALF,)), "--macs 0.5 is instead of a ratio"),
         (
             Prune(ratio=0.5, allocation="globl"),  # type: ignore[arg-type]  # the point
-            r"unknown allocation 'globl'; known: uniform, global, sensitivity \(did you mean global\?\)",
+            r"unknown allocation 'globl'; known: uniform, even, global, sensitivity \(did you mean global\?\)",
         ),
     ],
 )

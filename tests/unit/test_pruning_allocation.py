@@ -54,6 +54,19 @@ def test_a_channel_of_several_filters_counts_them_all() -> None:
     assert allocate([alone(6, width=4)], ratio=0.5, channel_multiple=8) == {"layer": 4}
 
 
+def test_streams_are_spared_unless_all_is_cut_alike() -> None:
+    inputs = (torch.randn(2, *PICTURE),)
+    groups = find_groups(traced(PaddedResNet().eval(), inputs), inputs).groups
+    streams = {group.name: group.channels for group in groups if group.is_stream and group.channels > 1}
+    spared = allocate(groups, ratio=0.5, channel_multiple=1)
+    alike = allocate(groups, ratio=0.5, channel_multiple=1, spares_streams=False)
+    assert streams
+    for group in groups:
+        assert abs(alike[group.name] - group.channels / 2) <= 0.5
+        if group.name in streams:
+            assert spared[group.name] >= 0.75 * group.channels > alike[group.name]
+
+
 def test_filters_left_whole_count_for_the_multiple() -> None:
     # 6 of 32 filters are pinned; of 26 half should go: 13 + 6 = 19, and 16 and 24 are the multiples around it
     assert allocate([alone(26, total=32)], ratio=0.5, channel_multiple=8) == {"layer": 10}

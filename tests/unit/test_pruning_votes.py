@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeport.pruning.groups import ChannelGroup, find_groups
 from edgeport.pruning.importance import taylor
-from edgeport.pruning.votes import Vote, activation_votes, batch_norm_votes, voted_scores
+from edgeport.pruning.votes import Vote, activation_votes, batch_norm_votes, group_norms, voted_scores, weight_votes
 
 
 class _Normed(nn.Module):
@@ -42,6 +42,23 @@ def test_batch_norm_scales_vote_over_their_mean_and_layers_without_one_are_told(
     assert scores["first"] is not None
     np.testing.assert_allclose(scores["first"], [1 / 2 + 10 / 20, 3 / 2 + 30 / 20])
     assert scores["plain"] is None
+
+
+def test_a_group_norm_counts_filters_readers_and_scales_but_no_bias() -> None:
+    inputs = (torch.randn(2, 1, 3, 3),)
+    network = _Normed().eval()
+    with torch.no_grad():
+        network.first.weight.copy_(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
+        network.second.weight.copy_(torch.tensor([[1.0, 0.0], [3.0, 5.0]]).reshape(2, 2, 1, 1))
+        network.plain.weight.copy_(torch.tensor([[1.0, 7.0], [2.0, 0.0]]).reshape(2, 2, 1, 1))
+        network.last.weight.copy_(torch.tensor([2.0, 4.0]).reshape(1, 2, 1, 1))
+    module = traced(network, inputs)
+    groups = find_groups(module, inputs)
+    votes = weight_votes(module, groups)
+    found = {group.name: group_norms(group, votes).tolist() for group in groups.groups}
+    # first: its filter, the norms, and of second both what it reads and what it writes, and what plain reads
+    stream = [1 + 1 + 100 + (1 + 9) + 1 + (1 + 4), 4 + 9 + 900 + 25 + (9 + 25) + 49]
+    assert found == {"first": stream, "plain": [1 + 49 + 4, 4 + 16]}
 
 
 def test_activation_is_the_mean_absolute_value_that_is_read() -> None:
