@@ -169,13 +169,13 @@ class Bench:
         """Train pruned students with a teacher and without; three seeds, all and 3 % of the training data."""
         return self.script("compress_students.py", "--data", str(self.data))
 
-    def peers(self) -> Figures:
-        """Cut networks to the same multiply-adds with torch-pruning and with edgeport; train both alike."""
+    def peers(self, network: str) -> Figures:
+        """Cut a network to the same multiply-adds with torch-pruning and with edgeport; train both alike."""
         other = self.arguments.torch_pruning
         if other is None:
-            raise SystemExit("part peers needs --torch-pruning PYTHON")
+            raise SystemExit(f"part peers-{network} needs --torch-pruning PYTHON")
         reading = compress_peers.Reading(told=_told, steps=_steps)
-        return {"networks": {name: compress_peers.compared(self, name, other, reading) for name in compress_peers.MACS}}
+        return {"network": network, "tools": compress_peers.compared(self, network, other, reading)}
 
     def script(self, name: str, *arguments: str, is_json: bool = True) -> Figures:
         """Run another script of this folder; return the JSON that it prints."""
@@ -217,7 +217,7 @@ PARTS: Mapping[str, Callable[[Bench], Figures]] = {
     "distillation": Bench.distillation,
     "joint": Bench.joint,
     "speed": Bench.speed,
-    "peers": Bench.peers,
+    **{f"peers-{network}": partial(Bench.peers, network=network) for network in compress_peers.MACS},
 }
 
 

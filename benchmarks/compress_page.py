@@ -168,27 +168,34 @@ def _speed(found: Figures) -> list[str]:
 
 def _peers(found: Figures) -> list[str]:
     rows = []
-    absent = [named for network, named in _NETWORKS.items() if network not in found["networks"]]
-    for network, tools in found["networks"].items():
-        for name, row in tools.items():
-            float_rows = [step for step in row["steps"] if step["step"] != "int8"]
-            rows.append(
-                (
-                    _NETWORKS[network],
-                    name,
-                    f"{row['steps'][-1]['macs'] / 1e6:.2f}",
-                    f"{float_rows[-1]['top1']:.2f}",
-                    f"{row['steps'][-1]['top1']:.2f}",
-                    str(row["core_seconds"]),
-                )
+    for name, runs in found["tools"].items():
+        float_top1, int8_top1 = (
+            [
+                next(step["top1"] for step in reversed(run["steps"]) if (step["step"] == "int8") == is_int8)
+                for run in runs
+            ]
+            for is_int8 in (False, True)
+        )
+        rows.append(
+            (
+                name,
+                f"{runs[0]['steps'][-1]['macs'] / 1e6:.2f}",
+                ", ".join(f"{top1:.2f}" for top1 in float_top1),
+                f"{mean(float_top1):.2f}",
+                ", ".join(f"{top1:.2f}" for top1 in int8_top1),
+                f"{mean(int8_top1):.2f}",
+                f"{mean(run['core_seconds'] for run in runs):.0f}",
             )
-    columns = ("network", "cut by", "multiply-adds, M", "top-1, float", "top-1, int8", "core-seconds")
+        )
+    seeds = f"{len(next(iter(found['tools'].values())))} seeds"
+    columns = ("cut by", "multiply-adds, M", f"top-1, float, {seeds}", "mean", "int8", "mean", "core-seconds, mean")
+    command = found["tools"]["edgeport"][0]["command"]
     return [
-        "## Beside torch-pruning",
+        f"## Beside torch-pruning: {_NETWORKS[found['network']]}",
         "",
         "Cut to the same multiply-adds, then trained by the same command with the same teacher (the uncut network),"
-        " images and epochs. torch-pruning 1.6.1: GroupNormPruner, uniform ratio, widths in multiples of 8. One seed."
-        + (f" Not measured: {', '.join(absent)}." if absent else ""),
+        " images and epochs. torch-pruning 1.6.1: GroupNormPruner, uniform ratio, widths in multiples of 8. edgeport:"
+        f" `{command}`.",
         "",
         *_table(columns, rows),
     ]
@@ -204,5 +211,6 @@ _PARTS: Mapping[str, Callable[[Figures], list[str]]] = {
     "distillation": _distillation,
     "joint": _joint,
     "speed": _speed,
-    "peers": _peers,
+    "peers-projected": _peers,
+    "peers-mobile": _peers,
 }
