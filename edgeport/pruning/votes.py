@@ -86,7 +86,8 @@ def group_norms(group: ChannelGroup, votes: Sequence[Vote]) -> NDArray[np.float6
     """Return the squared norm of all weights that would go with each channel of a group, (channels,).
 
     Fang et al. 2023, "DepGraph: Towards Any Structural Pruning" (arXiv:2301.12900), section 3.2, equation 5, without
-    the training that makes groups sparse. Trained after equal cuts it beat `l1` on ResNet-20 (docs/compress.md).
+    the training that makes groups sparse. ResNet-20 with projection shortcuts, cut to the same half of multiply-adds
+    and trained for three epochs, had 89.5 % of 8,000 images by it and 89.1 by `l1` (one seed each).
     """
     total = np.zeros(group.channels)
     for vote in votes:

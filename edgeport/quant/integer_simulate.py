@@ -7,16 +7,16 @@ answers 99.3 % of the images as ONNX Runtime's file does, and this all of them (
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from edgeport.graph.canonical import CONVOLUTIONS
 from edgeport.graph.execute import Watching, flat_outputs
-from edgeport.graph.moves import on_source_grids, only_moves
-from edgeport.graph.provenance import provenance_keys
+from edgeport.graph.moves import MOVES_VALUES, PADS, on_source_grids, only_moves
+from edgeport.graph.provenance import operator_name, provenance_keys
 from edgeport.quant.affine import asymmetric
 from edgeport.quant.layers import (
     bias_of,
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from edgeport.types import WeightBits
 
 
+IN_FLOAT64 = MOVES_VALUES.union(
+    PADS, ("adaptive_avg_pool2d", "add", "avg_pool2d", "cat", "hardtanh", "mean", "mul", "relu", "relu6", "sub")
+)  # sums of two grids, whose last bits decide where a value is rounded to
 ADD, CONCATENATE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default
 
 
@@ -69,7 +72,7 @@ class IntegerSimulator:
         weight_bits: WeightBits,
         arithmetic: Arithmetic,
     ) -> None:
-        """Quantize the weights; `module` is left as it is.
+        """Quantize the weights.
 
         Args:
             module: canonical form, with the weights that the file holds.
@@ -77,7 +80,7 @@ class IntegerSimulator:
             weight_bits: of the file; a layer's own follow (`layer_bits`).
             arithmetic: of the file's runtime.
         """
-        self.module = copy.deepcopy(module).double()
+        self.module = module
         self.keys = provenance_keys(module.graph)
         stored = rounded_activations(module) - _kept_wide(module, self.keys, arithmetic)
         if arithmetic.clips_on_grid:
@@ -102,7 +105,7 @@ class IntegerSimulator:
 
 
 class _Integers(Watching):
-    """Computes layers on integers, everything else as the network does."""
+    """Computes layers on integers, what runtimes do with integers in float64, everything else in float32."""
 
     def __init__(self, simulator: IntegerSimulator, observe: Any) -> None:
         super().__init__(simulator.module, simulator.keys, observe)
@@ -111,12 +114,19 @@ class _Integers(Watching):
     def compute(self, n: Node) -> Any:
         """Compute a node."""
         layer = self.layers.get(n.name)
+        if n.op == "call_function" and layer is None and operator_name(n) not in IN_FLOAT64:
+            arguments, named = tree_map_only(torch.Tensor, _narrow, self.fetch_args_kwargs_from_env(n))
+            return self.call_function(n.target, arguments, named)
         if layer is None:
             return super().compute(n)
         value = self.fetch_args_kwargs_from_env(n)[0][0]
         sums = compute(n, torch.mul(value, 1 / layer.read).round_().float(), layer.weight, None)
         channels = (-1, *[1] * (sums.dim() - channel_dimension(sums, layer.weight) - 1))
         return sums.double().add_(layer.bias.reshape(channels)).mul_(layer.steps.reshape(channels))
+
+
+def _narrow(value: torch.Tensor) -> torch.Tensor:
+    return value.float() if value.dtype == torch.float64 else value
 
 
 def _layers(

@@ -14,9 +14,10 @@ from edgeport.backends import NAMES, backend
 from edgeport.devices import host
 from edgeport.quant.integer_simulate import IntegerSimulator
 from edgeport.quant.scheme import Scheme
+from edgeport.types import WeightBits
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tflite": "litert_converter"}
-BITS = 7  # exact on every processor
+BITS: WeightBits = 7  # exact on every processor
 TOLERANCE = {"onnxruntime": 0.005, "openvino": 0.12, "tflite": 0.07}  # mean, in 255ths of what outputs span
 # found 0.001, 0.084 and 0.047, of which TFLite's are outputs of 8 bits that were rounded to the next step
 
