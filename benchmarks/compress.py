@@ -76,14 +76,14 @@ class Bench:
         for place, word in places.items():
             shown = shown.replace(place, word)
         sys.stderr.write(f"{shown}\n")
-        before = _cpu_seconds()
+        before = cpu_seconds()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         program = [sys.executable, "-m", *command, "--json"]
         done = subprocess.run(program, env=environment, stdout=subprocess.PIPE, check=False, cwd=ROOT)
         if done.returncode not in (0, 6):
             raise SystemExit(f"{shown} ended with {done.returncode}")
         report: Figures = json.loads(done.stdout)
-        return {"command": shown, "core_seconds": _cpu_seconds() - before, "report": report, "folder": str(output)}
+        return {"command": shown, "core_seconds": cpu_seconds() - before, "report": report, "folder": str(output)}
 
     def judged(self) -> tuple[str, ...]:
         """Return the options for calibration, choices and final figures."""
@@ -174,8 +174,8 @@ class Bench:
         other = self.arguments.torch_pruning
         if other is None:
             raise SystemExit(f"part peers-{network} needs --torch-pruning PYTHON")
-        reading = compress_peers.Reading(told=_told, steps=_steps)
-        return {"network": network, "tools": compress_peers.compared(self, network, other, reading)}
+        reading = compress_peers.Reading(told=_told, steps=_steps, cpu_seconds=cpu_seconds)
+        return {"network": network, **compress_peers.compared(self, network, other, reading)}
 
     def script(self, name: str, *arguments: str, is_json: bool = True) -> Figures:
         """Run another script of this folder; return the JSON that it prints."""
@@ -185,7 +185,8 @@ class Bench:
         return found
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """Return the CPU seconds of all children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

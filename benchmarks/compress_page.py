@@ -185,17 +185,28 @@ def _peers(found: Figures) -> list[str]:
                 ", ".join(f"{top1:.2f}" for top1 in int8_top1),
                 f"{mean(int8_top1):.2f}",
                 f"{mean(run['core_seconds'] for run in runs):.0f}",
+                f"{mean(run['core_seconds'] for run in runs) - found['untrained'][name]:.0f}",
             )
         )
     seeds = f"{len(next(iter(found['tools'].values())))} seeds"
-    columns = ("cut by", "multiply-adds, M", f"top-1, float, {seeds}", "mean", "int8", "mean", "core-seconds, mean")
+    columns = (
+        "cut by",
+        "multiply-adds, M",
+        f"top-1, float, {seeds}",
+        "mean",
+        "int8",
+        "mean",
+        "core-seconds, mean",
+        "of training",
+    )
     command = found["tools"]["edgeport"][0]["command"]
     return [
         f"## Beside torch-pruning: {_NETWORKS[found['network']]}",
         "",
         "Cut to the same multiply-adds, then trained by the same command with the same teacher (the uncut network),"
         " images and epochs. torch-pruning 1.6.1: GroupNormPruner, uniform ratio, widths in multiples of 8. edgeport:"
-        f" `{command}`.",
+        f" `{command}`. Core-seconds are of the cut and the whole build, which evaluates the uncut network too where it"
+        " is the one that came in; those of training are what a build without it takes less.",
         "",
         *_table(columns, rows),
     ]

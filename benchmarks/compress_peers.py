@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,14 +58,17 @@ class Bench(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a build's figures are read: what was run, and the rows of its steps."""
+    """How a build's figures are read: what was run, the rows of its steps, CPU seconds of all that has ended."""
 
     told: Callable[[Figures], Figures]
     steps: Callable[[Figures], list[Figures]]
+    cpu_seconds: Callable[[], float]
 
 
-def compared(bench: Bench, network: str, interpreter: Path, reading: Reading) -> Mapping[str, list[Figures]]:
-    """Return tool -> what its network reached with each seed.
+def compared(bench: Bench, network: str, interpreter: Path, reading: Reading) -> Figures:
+    """Return `tools`, tool -> what its network reached with each seed, and `untrained`, tool -> core-seconds.
+
+    Those are of the cut and a build without training: the rest of a build's core-seconds is its training.
 
     Args:
         bench: runs builds.
@@ -79,10 +82,15 @@ def compared(bench: Bench, network: str, interpreter: Path, reading: Reading) ->
     file = bench.work / f"{network}-torch-pruning.pt2"
     command = [str(interpreter), str(ROOT / "benchmarks" / "compress_torch_pruning.py"), "--network", network]
     command += ["--weights", str(weights), "--macs", str(MACS[network]), "--out", str(file)]
+    before = reading.cpu_seconds()
     subprocess.run(command, check=True, cwd=ROOT / "benchmarks")
+    cutting = reading.cpu_seconds() - before
     teacher = bench.work / f"{network}_teacher.py"
     teacher.write_text(_TEACHER.format(folder=NETWORKS.parent, weights=weights, network=network))
     learn = ("--teacher", f"{teacher}:net", "--distill", EPOCHS)
+
+    def untrained(tool: str, model: str, options: Sequence[str]) -> float:
+        return float(bench.build(model, (*options, *common), name=f"{network}-{tool}-untrained")["core_seconds"])
 
     def trained(tool: str, model: str, options: Sequence[str], seed: int) -> Figures:
         seeded = (*options, *common, "--seed", str(seed))
@@ -93,13 +101,16 @@ def compared(bench: Bench, network: str, interpreter: Path, reading: Reading) ->
         model, (*given, "--target", "cpu", "--precision", "float32", *bench.judged()), name=f"{network}-whole"
     )
     found: dict[str, list[Figures]] = {"torch-pruning": [], "edgeport": []}
+    idle = {"torch-pruning": cutting + untrained("torch-pruning", str(file), ())}
     for seed in SEEDS:  # in turn: other work on the machine meets both
         theirs = trained("torch-pruning", str(file), learn, seed)
         share = f"{theirs['steps'][0]['macs'] / reading.steps(whole)[0]['macs']:.4f}"  # equal multiply-adds
-        cut = (*given, "--macs", share, *OURS[network], "--distill", EPOCHS)
-        found["torch-pruning"].append(theirs)
-        found["edgeport"].append(trained("edgeport", model, cut, seed))
-    return found
+        cut = (*given, "--macs", share, *OURS[network])
+        if "edgeport" not in idle:
+            idle["edgeport"] = untrained("edgeport", model, cut)
+        found["torch-pruning"].append({**theirs, "core_seconds": theirs["core_seconds"] + round(cutting)})
+        found["edgeport"].append(trained("edgeport", model, (*cut, "--distill", EPOCHS), seed))
+    return {"tools": found, "untrained": {tool: round(seconds) for tool, seconds in idle.items()}}
 
 
 def _weights(bench: Bench, network: str) -> Path:
