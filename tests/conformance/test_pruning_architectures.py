@@ -1,6 +1,6 @@
 """Filter pruning on the architectures that people use: `architectures.toml` lists them.
 
-The small ones run always; EDGEPORT_ARCHITECTURES=all runs every one (some 20 minutes on one core), and
+The small ones run always; EDGEPORT_ARCHITECTURES=all runs every one (six minutes on one core), and
 EDGEPORT_ARCHITECTURES=NAME,NAME those.
 """
 
