@@ -32,7 +32,9 @@ suffix = ".onnx"
 packages = ("onnx", "onnxscript", "onnxruntime")
 raised_formats: tuple[Raised, ...] = ("float32",)
 stores_zeros = False
-arithmetic = Arithmetic(rounded="inner", rounds_addends=True, clips_on_grid=True, rounds_bias=True)
+arithmetic = Arithmetic(
+    rounded="inner", rounds_addends=True, clips_on_grid=True, fuses_additions=True, rounds_bias=True
+)
 
 
 def lower_float(graph: FloatGraph, profile: TargetProfile, out: Path) -> Artifact:

@@ -32,7 +32,9 @@ suffix = ".xml"
 packages = ("onnx", "onnxscript", "openvino")
 raised_formats: tuple[Raised, ...] = ("float32",)
 stores_zeros = False
-arithmetic = Arithmetic(rounded="read", rounds_addends=False, clips_on_grid=False, rounds_bias=False)
+arithmetic = Arithmetic(
+    rounded="read", rounds_addends=False, clips_on_grid=False, fuses_additions=False, rounds_bias=False
+)
 
 NOT_CONVERTED = re.compile(r"(?:No conversion rule found for operations|Conversion is failed for): (.*)")
 

@@ -24,7 +24,9 @@ suffix = ".tflite"
 packages = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter")
 raised_formats: tuple[Raised, ...] = ("float32", "int16")
 stores_zeros = True
-arithmetic = Arithmetic(rounded="all", rounds_addends=True, clips_on_grid=False, rounds_bias=True)
+arithmetic = Arithmetic(
+    rounded="all", rounds_addends=True, clips_on_grid=False, fuses_additions=False, rounds_bias=True
+)
 
 SHOWN = 4  # layers in a sentence
 UNRANGED, RAISED = "their ranges are not known", "int8 is too coarse for them"

@@ -16,10 +16,13 @@ class Arithmetic:
         rounds_addends: whether a layer's result is 8-bit where it is only added to something; if not, it is clipped to
             the range of 8 bits and added as it is.
         clips_on_grid: whether a ReLU or clip that cannot be part of the layer before it keeps that one's grid.
+        fuses_additions: whether two grids are added by two fused multiply-adds in float32, on integers; if not, the
+            sum of what they stand for.
         rounds_bias: whether biases are 32-bit integers; if not, they are float32.
     """
 
     rounded: Literal["all", "inner", "read"]
     rounds_addends: bool
     clips_on_grid: bool
+    fuses_additions: bool
     rounds_bias: bool

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map_only
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from torch.fx import GraphModule, Node
 
+    from edgeport.quant.affine import Affine
     from edgeport.quant.arithmetic import Arithmetic
     from edgeport.types import WeightBits
 
@@ -88,7 +90,21 @@ class IntegerSimulator:
             stored -= {self.keys[node.name] for node in module.graph.nodes if _clips_a_stored_value(node)}
         self.layers = _layers(module, self.keys, ranges, weight_bits, rounds_bias=arithmetic.rounds_bias)
         self.affines = {key: asymmetric(*ranges[key]) for key in stored if key in ranges}
+        self.sums = self._sums(ranges) if arithmetic.fuses_additions else {}
         self.clipped = set() if arithmetic.rounds_addends else _addends(module, self.keys)
+
+    def _sums(self, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[Affine, Affine, Affine]]:
+        """Return node name -> grids of both inputs and of the result, of every addition of two values on grids."""
+        found = {}
+        for node in self.module.graph.nodes:
+            if node.target != ADD:
+                continue
+            clip = next(iter(node.users)) if len(node.users) == 1 else node
+            result = self.affines.get(self.keys[node.name]) or self.affines.get(self.keys.get(clip.name, ""))
+            read = [ranges.get(self.keys.get(str(source), "")) for source in node.args[:2]]
+            if result is not None and read[0] and read[1] and not node.kwargs:
+                found[node.name] = asymmetric(*read[0]), asymmetric(*read[1]), result
+        return found
 
     def run(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Return the network's outputs for one batch."""
@@ -109,10 +125,13 @@ class _Integers(Watching):
 
     def __init__(self, simulator: IntegerSimulator, observe: Any) -> None:
         super().__init__(simulator.module, simulator.keys, observe)
-        self.layers = simulator.layers
+        self.layers, self.sums = simulator.layers, simulator.sums
 
     def compute(self, n: Node) -> Any:
         """Compute a node."""
+        if n.name in self.sums:
+            first, second = self.fetch_args_kwargs_from_env(n)[0]
+            return _fused_sum(first, second, *self.sums[n.name])
         layer = self.layers.get(n.name)
         if n.op == "call_function" and layer is None and operator_name(n) not in IN_FLOAT64:
             arguments, named = tree_map_only(torch.Tensor, _narrow, self.fetch_args_kwargs_from_env(n))
@@ -123,6 +142,25 @@ class _Integers(Watching):
         sums = compute(n, torch.mul(value, 1 / layer.read).round_().float(), layer.weight, None)
         channels = (-1, *[1] * (sums.dim() - channel_dimension(sums, layer.weight) - 1))
         return sums.double().add_(layer.bias.reshape(channels)).mul_(layer.steps.reshape(channels))
+
+
+def _fused_sum(
+    first: torch.Tensor, second: torch.Tensor, first_grid: Affine, second_grid: Affine, grid: Affine
+) -> torch.Tensor:
+    """Return the sum of two values on grids as MLAS has it: a r_a + (b r_b + c) in float32, each step rounded once.
+
+    a, b: unsigned integers; r_a, r_b: their scales over the result's; c: what the zero points come to. A sum that lies
+    in the middle of two steps but for 1e-5 is rounded by these bits, and where one of 256 values often meets zero, as
+    behind a ReLU, it is many: 4e-4 of the sums of a ResNet-20. Found by comparison with ONNX Runtime 1.32 on AVX-512.
+    """
+    ratios = [np.float32(one.scale) / np.float32(grid.scale) for one in (first_grid, second_grid)]
+    zeros = ratios[0] * np.float32(first_grid.zero_point) + ratios[1] * np.float32(second_grid.zero_point)
+    total = torch.full_like(first, float(np.float32(grid.zero_point) - zeros))
+    pairs = zip((second, first), (second_grid, first_grid), reversed(ratios), strict=True)
+    for value, one, ratio in pairs:
+        integers = torch.mul(value, 1 / one.scale).round_().add_(one.zero_point)
+        total = integers.mul_(float(ratio)).add_(total).float().double()  # exact in float64 before
+    return total.round_().sub_(grid.zero_point).mul_(grid.scale)
 
 
 def _narrow(value: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,12 @@ from torch import nn
 
 from edgeport.graph.canonical import canonicalize
 from edgeport.graph.provenance import provenance_keys
+from edgeport.quant.affine import asymmetric
 from edgeport.quant.arithmetic import Arithmetic
 from edgeport.quant.integer_simulate import IntegerSimulator
 from edgeport.quant.simulate import Simulator
 
-PLAIN = Arithmetic(rounded="all", rounds_addends=True, clips_on_grid=False, rounds_bias=True)
+PLAIN = Arithmetic(rounded="all", rounds_addends=True, clips_on_grid=False, fuses_additions=False, rounds_bias=True)
 
 
 class _Attending(nn.Module):
@@ -91,3 +92,29 @@ def test_an_addend_is_clipped_to_its_range_and_rounded_where_the_runtime_does(
     found = IntegerSimulator(module, ranges, weight_bits=8, arithmetic=arithmetic).run([sample])[0]
     assert float(found[0, 1]) == 10 + 255  # 1000 does not fit
     np.testing.assert_allclose(float(found[0, 0]), expected, rtol=1e-6)
+
+
+class _Sum(nn.Module):
+    """A sum of both inputs, and a ReLU that only it feeds."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.relu(a + b) * 2.0
+
+
+def test_fused_additions_round_as_two_multiply_adds_in_float32() -> None:
+    grids = {"/a": (-3.7, 9.1), "/b": (0.0, 5.3), "/relu": (0.0, 11.0)}
+    values = torch.arange(256, dtype=torch.float64)
+    first, second, result = (asymmetric(*ends) for ends in grids.values())
+    a = ((values - first.zero_point) * first.scale).float().repeat_interleave(256)[None]
+    b = ((values - second.zero_point) * second.scale).float().repeat(256)[None]
+    module = canonicalize(traced(_Sum().eval(), a, b).module, (a, b))
+    arithmetic = replace(PLAIN, fuses_additions=True)
+    found = IntegerSimulator(module, grids, weight_bits=8, arithmetic=arithmetic).run([a, b])[0] / 2
+    steps = np.rint(found.numpy() / result.scale).astype(int)
+
+    ratios = [np.float32(one.scale) / np.float32(result.scale) for one in (first, second)]
+    constant = np.float32(0) - (ratios[0] * np.float32(first.zero_point) + ratios[1] * np.float32(second.zero_point))
+    integers = [np.repeat(np.arange(256), 256), np.tile(np.arange(256), 256)]
+    inner = (integers[1] * np.float64(ratios[1]) + np.float64(constant)).astype(np.float32)
+    outer = (integers[0] * np.float64(ratios[0]) + inner.astype(np.float64)).astype(np.float32)
+    assert steps.tolist() == [np.clip(np.rint(outer), 0, 255).astype(int).tolist()]
