@@ -86,10 +86,15 @@ def _small(found: Figures) -> list[str]:
         f"`{found['command']}`: {first['size_bytes'] / last['size_bytes']:.1f}x smaller,"
         f" {first['latency_p50_ms'] / last['latency_p50_ms']:.2f}x faster than the float file on the same runtime,"
         f" {first['top1'] - last['top1']:+.2f} points of top-1 lost; {found['core_seconds']} core-seconds."
-        + (f" {found['remark']}" if "remark" in found else ""),
+        + _remark(found),
         "",
         *_steps(found["steps"]),
     ]
+
+
+def _remark(found: Figures) -> str:
+    """Return what was written by hand beside a part's figures in compress.json."""
+    return f" {found['remark']}" if "remark" in found else ""
 
 
 def _distillation(found: Figures) -> list[str]:
@@ -139,7 +144,8 @@ def _joint(found: Figures) -> list[str]:
         "## Cut, distilled and trained on the int8 grid, or not",
         "",
         f"ResNet-20; the float network that came in has {rows['unpruned']['top1_float']:.2f}. The jointly trained int8"
-        f" file answers {rows['joint']['agreement_simulated']:.2f} % of the images as the network that was trained.",
+        f" file answers {rows['joint']['agreement_simulated']:.2f} % of the images as the network that was trained."
+        + _remark(found),
         "",
         *_table(("recipe", "top-1, int8", "points lost", "size, kB", "latency, ms", "core-seconds", "command"), table),
     ]
@@ -206,7 +212,7 @@ def _peers(found: Figures) -> list[str]:
         "Cut to the same multiply-adds, then trained by the same command with the same teacher (the uncut network),"
         " images and epochs. torch-pruning 1.6.1: GroupNormPruner, uniform ratio, widths in multiples of 8. edgeport:"
         f" `{command}`. Core-seconds are of the cut and the whole build, which evaluates the uncut network too where it"
-        " is the one that came in; those of training are what a build without it takes less.",
+        " is the one that came in; those of training are what a build without it takes less." + _remark(found),
         "",
         *_table(columns, rows),
     ]

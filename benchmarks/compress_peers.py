@@ -17,7 +17,7 @@ OURS = {  # chosen on cifar10-tune, and on images of the training set that no st
     "projected": ("--prune", "layer:2", "--allocation", "sensitivity", "--importance", "group"),
     "mobile": ("--allocation", "even", "--importance", "group"),
 }
-SEEDS = (0, 1, 2)  # of the training; what is cut does not depend on it
+SEEDS = {"projected": range(3), "mobile": range(6)}  # of the training; what is cut does not depend on it
 MOBILE = ("--distill", "10", "--hard-labels", "0.5")  # how the network that has no weights comes by them
 
 Figures = dict[str, Any]
@@ -102,7 +102,7 @@ def compared(bench: Bench, network: str, interpreter: Path, reading: Reading) ->
     )
     found: dict[str, list[Figures]] = {"torch-pruning": [], "edgeport": []}
     idle = {"torch-pruning": cutting + untrained("torch-pruning", str(file), ())}
-    for seed in SEEDS:  # in turn: other work on the machine meets both
+    for seed in SEEDS[network]:  # in turn: other work on the machine meets both
         theirs = trained("torch-pruning", str(file), learn, seed)
         share = f"{theirs['steps'][0]['macs'] / reading.steps(whole)[0]['macs']:.4f}"  # equal multiply-adds
         cut = (*given, "--macs", share, *OURS[network])
