@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from edgeport.stages.prune_widths import Allocation, Widths, Yardstick
     from edgeport.types import Model
 
-RECALIBRATION_SAMPLES = 512
-RECALIBRATION_BATCH = 32
+BLOCK_BATCH = 32
 BLOCK_SAMPLES = 64  # on which blocks are compared
 
 
@@ -35,7 +34,7 @@ class _Cut:
 
     module: GraphModule
     kept: Mapping[str, tuple[int, ...]]
-    recalibration: Mapping[str, object]
+    repairs: Mapping[str, object]
     facts: Mapping[str, object]
     latency_share: float | None = None
 
@@ -73,7 +72,8 @@ class Prune:
     def __call__(self, model: Model, context: Context) -> tuple[Model, dict[str, object]]:
         """Return the smaller network and what was cut.
 
-        Batch-norm statistics are measured again on training samples, or else calibration samples, when there are any.
+        On training samples, or else calibration samples, when there are any, what cut channels carried is made up for
+        by those that stay, as far as they can, and batch-norm statistics are measured again.
 
         Raises:
             ConfigError: an option out of range, or samples that do not fit the network.
@@ -105,7 +105,7 @@ class Prune:
                 for group in groups.groups
             ],
             "left_whole": left_whole,
-            "recalibration": cut.recalibration,
+            **cut.repairs,
             "importance": dict(cut.facts),
             **self._budget_figures(model, cut),
             "structure": msgspec.to_builtins(describe(groups, kept, model.inputs, removed=tuple(removed))),
@@ -156,6 +156,7 @@ class Prune:
         """Return the network without the blocks that do least, and their keys with the error after each."""
         from edgeport.pruning.blocks import find_blocks, least_needed, without_blocks
         from edgeport.quant.trial import first_batches
+        from edgeport.stages.prune_repair import recalibrated
 
         if not self.blocks:
             return model.module, {}
@@ -165,7 +166,7 @@ class Prune:
         data = context.calibrate or context.train
         if data is None:
             raise ConfigError("prune: layer needs samples to tell which blocks do least; give --calibrate DATA")
-        size = RECALIBRATION_BATCH if model.has_dynamic_batch else 1
+        size = BLOCK_BATCH if model.has_dynamic_batch else 1
         batches = first_batches(data, BLOCK_SAMPLES, size=size)
         removed = least_needed(model.module, model.example_inputs, batches, self.blocks)
         shorter = without_blocks(model.module, model.example_inputs, list(removed))
@@ -174,12 +175,13 @@ class Prune:
     def _chosen(self, module: GraphModule, groups: Groups, model: Model, context: Context) -> _Cut:
         """Return the cut by the criterion that was asked for, or by the best one of all."""
         from edgeport.pruning.importance import AUTO
+        from edgeport.stages.prune_repair import recalibrated
         from edgeport.stages.prune_widths import Widths, Yardstick
 
         if not self.ratio and not self.budgets:  # blocks alone
             whole = {group.name: tuple(range(group.channels)) for group in groups.groups}
             fresh, recalibration = recalibrated(module, model, context)
-            return _Cut(module=fresh, kept=whole, recalibration=recalibration, facts={})
+            return _Cut(module=fresh, kept=whole, repairs={"recalibration": recalibration}, facts={})
         yardstick = None
         if self.importance == AUTO:
             yardstick = Yardstick(model, context, "--importance auto")
@@ -199,18 +201,19 @@ class Prune:
 
     def _cut(self, importance: str, widths: Widths, context: Context) -> _Cut:
         from edgeport.pruning.allocation import choose
-        from edgeport.pruning.surgery import prune_channels
+        from edgeport.stages.prune_repair import recalibrated
         from edgeport.stages.prune_scores import score
 
         scored = score(importance, widths.module, widths.groups, widths.model, context)
         counts = widths.by_budgets(scored.scores) if self.budgets else widths.by_ratio(self.ratio, scored.scores)
         kept = {name: choose(scored.scores[name], count) for name, count in counts.items()}
-        pruned, recalibration = recalibrated(prune_channels(widths.module, widths.groups, kept), widths.model, context)
+        cut, compensation = widths.cut(kept)
+        pruned, recalibration = recalibrated(cut, widths.model, context)
         is_timed = any(budget.kind == "latency" for budget in self.budgets)
         return _Cut(
             module=pruned,
             kept=kept,
-            recalibration=recalibration,
+            repairs={"compensation": compensation, "recalibration": recalibration},
             facts={"used": importance, **scored.facts},
             latency_share=widths.cost("latency", counts) if is_timed else None,
         )
@@ -266,25 +269,3 @@ def _uncut(left_whole: Sequence[str]) -> StageError:
 
 def _rate(group: ChannelGroup, ratio: float) -> str:
     return f"half the ratio {ratio}, as a residual stream," if group.is_stream else f"ratio {ratio}"
-
-
-def recalibrated(module: GraphModule, model: Model, context: Context) -> tuple[GraphModule, dict[str, object]]:
-    """Return the network with fresh batch-norm statistics, and what they were measured on (or why they were not)."""
-    from edgeport.pruning.recalibrate import batch_norms, recalibrate_batch_norm
-    from edgeport.stages.prune_scores import check_fit
-
-    if not batch_norms(module):
-        return module, {"skipped": "the network has no batch norm"}
-    flag, data = ("--train", context.train) if context.train is not None else ("--calibrate", context.calibrate)
-    if data is None:
-        return module, {"skipped": "no training or calibration samples; batch-norm statistics are those before pruning"}
-    if not model.has_dynamic_batch:
-        return module, {"skipped": "the network takes batches of one only"}
-    if len(data) < 2:
-        return module, {"skipped": f"{flag} has one sample only"}
-    check_fit(flag, data, model)
-    count = min(len(data), RECALIBRATION_SAMPLES)
-    chosen = data.subset([index * len(data) // count for index in range(count)])  # spread: files may be sorted by class
-    batches = (batch.inputs for batch in chosen.batches(RECALIBRATION_BATCH) if len(batch) > 1)
-    done = recalibrate_batch_norm(module, batches)
-    return done, {"data": flag, "samples": count if count % RECALIBRATION_BATCH != 1 else count - 1}

@@ -65,7 +65,7 @@ class Yardstick:
 
 
 class Widths:
-    """Decides widths for one network; costs are counted once."""
+    """Decides widths for one network, and cuts it; costs are counted once."""
 
     def __init__(  # noqa: PLR0913  # keyword-only past the fourth
         self,
@@ -87,10 +87,20 @@ class Widths:
             options: of the stage.
             yardstick: what sensitivity needs.
         """
+        from edgeport.stages.prune_repair import Repair
+
         self.module, self.groups, self.model, self.context = module, groups, model, context
+        self._repair = Repair(module, groups, model, context)
         self.options, self.yardstick = options, yardstick
         self.channel_multiple, self.allocation = options.channel_multiple, options.allocation
         self._costs: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
+
+    def cut(self, kept: Mapping[str, tuple[int, ...]]) -> tuple[GraphModule, dict[str, object]]:
+        """Return the network with these channels, group name -> indices, and what was made up for of the others."""
+        from edgeport.pruning.surgery import prune_channels
+
+        pruned = prune_channels(self.module, self.groups, kept)
+        return pruned, self._repair.compensated(pruned, kept)
 
     def by_ratio(self, ratio: float, scores: Scores) -> dict[str, int]:
         """Return group name -> channels for a share of the filters.
@@ -209,7 +219,6 @@ class Widths:
     def _curves(self, kind: Kind, scores: Scores) -> dict[str, Curve]:
         from edgeport.pruning.allocation import choose
         from edgeport.pruning.sensitivity import measure
-        from edgeport.pruning.surgery import prune_channels
         from edgeport.quant.trial import distance
 
         yardstick = self.yardstick
@@ -218,8 +227,7 @@ class Widths:
 
         def damage(counts: Mapping[str, int]) -> float:
             kept = {name: choose(scores[name], count) for name, count in counts.items()}
-            # cut is masked, but for rounding, and runs faster
-            return distance(yardstick.exact, yardstick.outputs(prune_channels(self.module, self.groups, kept))).error
+            return distance(yardstick.exact, yardstick.outputs(self.cut(kept)[0])).error
 
         def cost(counts: Mapping[str, int]) -> float:
             return self.cost("macs" if kind == "latency" else kind, counts)  # one cut layer is less than noise

@@ -41,7 +41,7 @@ class Sparsify:
 
         from edgeport.pruning.macs import layer_macs
         from edgeport.pruning.masks import find_masks
-        from edgeport.stages.prune import recalibrated
+        from edgeport.stages.prune_repair import recalibrated
 
         module = copy.deepcopy(model.module)
         touched: dict[str, torch.Tensor] = {}
