@@ -82,6 +82,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.distill or self.qat)
 
     @property
+    def prunes(self) -> bool:
+        """Whether a stage takes weights out of the network."""
+        return bool(self.prune or self.prune_blocks or self.budgets or self.sparsity)
+
+    @property
     def has_data(self) -> bool:
         """Whether there are samples to compare with; otherwise random ones are made once the network is known."""
         return self.calibrate is not None or self.evaluate is not None

@@ -14,9 +14,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
+from edgeport.pruning.elimination import Reading
 from edgeport.pruning.operation import arguments, operator_name
 from edgeport.pruning.surgery import alive_labels
 from edgeport.training.teacher import laid_out
@@ -24,9 +26,7 @@ from edgeport.training.teacher import laid_out
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
-
-    from edgeport.pruning.groups import Groups
+    from edgeport.pruning.groups import ChannelGroup, Groups
 
     Place = tuple[str, int]  # node name, dimension of its result that counts channels
 
@@ -164,6 +164,31 @@ class Compensation:
             for batch in batches:
                 gathering.run(*[torch.as_tensor(value) for value in batch])
         self._halves = gathering.halves
+
+    def readings(self, group: ChannelGroup) -> list[Reading] | None:
+        """Return how layers read a group's channels; None where there is a channel that none of them reads."""
+        found = []
+        for reader in self._readers:
+            if reader.place not in self._halves:
+                continue
+            classes = self._groups.classes[self._groups.axes[reader.node][reader.inputs]]
+            places = [np.flatnonzero(classes == label) for label in group.classes]
+            size = max(map(len, places))
+            if not size or any(len(place) not in (0, size) for place in places):
+                continue
+            weight = _by_output(self._module.get_parameter(reader.weight).detach(), reader).double()
+            halves = self._halves[reader.place]
+            found.append(
+                Reading(
+                    products=torch.einsum("oit,ojt->ij", weight, weight),
+                    covariance=(halves[0] + halves[1]).covariance(is_centred=reader.constant is not None),
+                    places=torch.from_numpy(np.stack([place if len(place) else np.zeros(size, int) for place in places])),
+                    seen=torch.tensor([bool(len(place)) for place in places]),
+                )
+            )
+        if not found or not bool(torch.stack([reading.seen for reading in found]).any(0).all()):
+            return None
+        return found
 
     def apply(self, pruned: GraphModule, kept: Mapping[str, Sequence[int]]) -> int:
         """Change what `prune_channels` made of the network with this `kept`; return how many layers changed."""

@@ -47,7 +47,8 @@ def fpgm(filters: torch.Tensor) -> torch.Tensor:
 
 IMPORTANCE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"l1": l1, "l2": l2, "fpgm": fpgm}
 GROUP, BATCH_NORM = "group", "bn"  # see `edgeport.pruning.votes`
-ON_SAMPLES = ("taylor", "activation")  # these need samples
+RECONSTRUCTION = "reconstruction"  # see `edgeport.pruning.elimination`
+ON_SAMPLES = ("taylor", "activation", RECONSTRUCTION)  # these need samples
 NAMES = (*IMPORTANCE, GROUP, BATCH_NORM, *ON_SAMPLES)  # each is one way to score
 AUTO = "auto"  # compares them
 

@@ -86,7 +86,7 @@ def open_data(plan: Plan, store: Store) -> Data:
         if calibrate is None:
             raise ConfigError("no --evaluate DATA")
         calibrate, evaluate = _hold_out(calibrate)
-    calibrate = calibrate if plan.precision == "int8" else None
+    calibrate = calibrate if plan.precision == "int8" or plan.prunes else None
     for name, other in (("--calibrate", calibrate), ("--train", train)):
         if other is not None:
             _check_alike(name, other, "--evaluate", evaluate)
@@ -106,10 +106,10 @@ def open_data(plan: Plan, store: Store) -> Data:
 
 def _opened(plan: Plan) -> tuple[dict[str, Dataset], Classes | None, tuple[str, ...]]:
     """Open what the plan uses, cut to the chosen classes; return it by flag, the classes, and notes for the report."""
-    uses_tune = plan.repair_bias or (plan.precision == "int8" and plan.calibrate is not None)
+    uses_tune = plan.repair_bias or plan.prunes or (plan.precision == "int8" and plan.calibrate is not None)
     named = {
         "--calibrate": plan.calibrate,
-        "--train": plan.train if plan.trains else None,
+        "--train": plan.train if plan.trains or plan.prunes else None,
         "--evaluate": plan.evaluate,
         "--tune": plan.tune if uses_tune else None,
     }

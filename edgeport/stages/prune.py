@@ -204,7 +204,7 @@ class Prune:
         from edgeport.stages.prune_repair import recalibrated
         from edgeport.stages.prune_scores import score
 
-        scored = score(importance, widths.module, widths.groups, widths.model, context)
+        scored = score(importance, widths.groups, widths.model, context, repair=widths.repair)
         counts = widths.by_budgets(scored.scores) if self.budgets else widths.by_ratio(self.ratio, scored.scores)
         kept = {name: choose(scored.scores[name], count) for name, count in counts.items()}
         cut, compensation = widths.cut(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from edgeport.errors import ConfigError
 from edgeport.stages.prune_scores import check_fit
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ class Repair:
         """Set up.
 
         Args:
-            module: the network that `groups` was found in.
+            module: the network that `groups` was found in; it stays as it is.
             groups: what may be pruned.
             model: the network that came in: its inputs.
             context: samples.
         """
-        self._module, self._groups, self._model, self._context = module, groups, model, context
+        self.module, self._groups, self._model, self._context = module, groups, model, context
 
     @cached_property
     def _compensation(self) -> tuple[Compensation, Facts] | None:
@@ -48,7 +49,17 @@ class Repair:
             return None
         flag, data = named
         batches = (batch.inputs for batch in data.batches(BATCH if self._model.has_dynamic_batch else 1))
-        return Compensation(self._module, self._groups, batches), {"data": flag, "samples": len(data)}
+        return Compensation(self.module, self._groups, batches), {"data": flag, "samples": len(data)}
+
+    def compensation(self) -> tuple[Compensation, Facts]:
+        """Return what channels have in common, and which samples say so.
+
+        Raises:
+            ConfigError: there are no samples.
+        """
+        if self._compensation is None:
+            raise ConfigError("what channels have in common is measured on samples: give --calibrate DATA")
+        return self._compensation
 
     def compensated(self, pruned: GraphModule, kept: Mapping[str, Sequence[int]]) -> Facts:
         """Change what `prune_channels` made of the network with this `kept`; return what there is to say of it."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeport.pruning.groups import Groups
     from edgeport.pruning.votes import Vote
     from edgeport.stages.context import Context
+    from edgeport.stages.prune_repair import Repair
     from edgeport.types import Model
 
     Scores = Mapping[str, NDArray[np.float64]]  # group name -> (channels,)
@@ -56,25 +57,28 @@ def unavailable(importance: str, model: Model, context: Context) -> EdgeportErro
     return None
 
 
-def score(importance: str, module: GraphModule, groups: Groups, model: Model, context: Context) -> Scored:
+def score(importance: str, groups: Groups, model: Model, context: Context, *, repair: Repair) -> Scored:
     """Return the scores by one criterion, one of `edgeport.pruning.importance.NAMES`.
 
     Args:
         importance: the criterion.
-        module: the network that `groups` was found in.
         groups: what may be pruned.
         model: the network that came in: its inputs and outputs.
         context: samples and seed.
+        repair: of the network that `groups` was found in.
 
     Raises:
         ConfigError: it needs samples, and there are none that fit.
         StageError: it needs batch norms, and there are none.
     """
-    from edgeport.pruning.importance import BATCH_NORM, GROUP, channel_scores
+    from edgeport.pruning.importance import BATCH_NORM, GROUP, RECONSTRUCTION, channel_scores
     from edgeport.pruning.votes import batch_norm_votes, group_norms, weight_votes
 
     if (error := unavailable(importance, model, context)) is not None:
         raise error
+    module = repair.module
+    if importance == RECONSTRUCTION:
+        return _by_reconstruction(groups, repair)
     if importance == BATCH_NORM:
         return _voted(module, groups, batch_norm_votes(module, groups), {})
     if importance == GROUP:
@@ -87,6 +91,22 @@ def score(importance: str, module: GraphModule, groups: Groups, model: Model, co
         scores={group.name: channel_scores(module, group, importance, measured) for group in groups.groups},
         facts=facts,
     )
+
+
+def _by_reconstruction(groups: Groups, repair: Repair) -> Scored:
+    from edgeport.pruning.elimination import elimination_scores
+    from edgeport.pruning.votes import group_norms, weight_votes
+
+    compensation, facts = repair.compensation()
+    scores, others = {}, []
+    for group in groups.groups:
+        readings = compensation.readings(group)
+        if readings is None:
+            others.append(list(group.layers))
+            scores[group.name] = group_norms(group, weight_votes(repair.module, groups))
+        else:
+            scores[group.name] = elimination_scores(readings, group.channels)
+    return Scored(scores=scores, facts={**facts, "by_group": others})
 
 
 def _by_activation(module: GraphModule, groups: Groups, model: Model, context: Context) -> Scored:

@@ -41,7 +41,7 @@ class Yardstick:
 
         if context.tune is None:
             raise ConfigError(
-                f"{why} compares networks on samples: give --tune DATA, or more --calibrate DATA (int8 builds only)"
+                f"{why} compares networks on samples: give --tune DATA, or more --calibrate DATA"
             )
         size = 32 if model.has_dynamic_batch else 1
         count = TRIALS * trial_samples([spec.shape for spec in model.inputs])
@@ -90,7 +90,7 @@ class Widths:
         from edgeport.stages.prune_repair import Repair
 
         self.module, self.groups, self.model, self.context = module, groups, model, context
-        self._repair = Repair(module, groups, model, context)
+        self.repair = Repair(module, groups, model, context)
         self.options, self.yardstick = options, yardstick
         self.channel_multiple, self.allocation = options.channel_multiple, options.allocation
         self._costs: dict[tuple[str, tuple[tuple[str, int], ...]], float] = {}
@@ -100,7 +100,7 @@ class Widths:
         from edgeport.pruning.surgery import prune_channels
 
         pruned = prune_channels(self.module, self.groups, kept)
-        return pruned, self._repair.compensated(pruned, kept)
+        return pruned, self.repair.compensated(pruned, kept)
 
     def by_ratio(self, ratio: float, scores: Scores) -> dict[str, int]:
         """Return group name -> channels for a share of the filters.

@@ -98,7 +98,7 @@ def _pruned_by(plan: Plan, data: Data, runtimes: str) -> list[str]:
 
 def _integers(plan: Plan, data: Data, lessons: list[str]) -> list[Chosen]:
     """Return the stages that prepare int8 files."""
-    if data.calibrate is None:
+    if data.calibrate is None or plan.precision != "int8":
         return []
     chosen: list[Chosen] = []
     uses = _digests(data.calibrate, data.tune)
