@@ -76,7 +76,7 @@ def build(  # noqa: PLR0913, PLR0917  # one parameter a flag: the contract of th
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random (default: 0)")] = None,
     importance: Annotated[
-        Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "auto"] | None,
+        Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "reconstruction", "auto"] | None,
         typer.Option(help="how filters are ranked (default: l1)"),
     ] = None,
     allocation: Annotated[

@@ -14,7 +14,7 @@ from edgeport.graph.inputs import parse_inputs
 
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 
-Importance = Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "auto"]
+Importance = Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "reconstruction", "auto"]
 Allocation = Literal["uniform", "even", "global", "sensitivity"]
 Correction = Literal["equalize", "bias", "adaround"]
 CORRECTIONS: tuple[Correction, ...] = ("equalize", "bias", "adaround")  # in the order they are made
