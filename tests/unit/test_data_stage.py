@@ -99,17 +99,28 @@ def test_too_few_samples_to_split_are_told(ready: Project) -> None:
 
 
 def test_float_build_calibrates_nothing_but_still_holds_out(ready: Project) -> None:
-    data = opened(ready, precision="float32")
+    data = opened(ready, precision="float32", prune=None)
     assert (data.calibrate, data.tune) == (None, None)
     assert len(rows(data.evaluate)) == 20
     assert "calibrate" not in data.digests()
-    assert len(rows(without_evaluate(ready, precision="float32").evaluate)) == 4
+    assert len(rows(without_evaluate(ready, precision="float32", prune=None).evaluate)) == 4
 
 
-def test_training_data_is_opened_only_for_distillation(ready: Project) -> None:
-    assert opened(ready, distill=0, train="nothing.npz").train is None
+def test_training_data_is_opened_only_where_it_is_used(ready: Project) -> None:
+    assert opened(ready, distill=0, prune=None, train="nothing.npz").train is None
     with pytest.raises(ConfigError, match=r"nothing\.npz"):
         opened(ready, train="nothing.npz")
+
+
+@pytest.mark.parametrize("how", [{"prune": "0.5"}, {"prune": "fine:0.5"}, {"prune": "layer:1"}, {"prune": None, "macs": 0.5}])
+def test_a_float_build_that_prunes_uses_its_samples(ready: Project, how: dict[str, object]) -> None:
+    data = opened(ready, precision="float32", distill=0, train=samples(ready.folder / "train.npz", 8, 9), **how)
+    plain = opened(ready, precision="float32", prune=None, distill=0)
+
+    assert data.train is not None
+    assert data.calibrate is not None
+    assert data.tune is not None
+    assert (plain.train, plain.calibrate, plain.tune) == (None, None, None)
 
 
 def test_data_that_is_not_there_is_told(ready: Project) -> None:
@@ -137,7 +148,7 @@ def test_evaluation_sample_that_is_calibrated_or_trained_on_is_told(ready: Proje
     path = shared(ready, "trained.npz", ready.options.train, [63])
     with pytest.raises(ConfigError, match="1 sample is in both --train and --evaluate"):
         opened(ready, evaluate=path)
-    assert opened(ready, evaluate=path, distill=0).train is None  # then it is not trained on
+    assert opened(ready, evaluate=path, distill=0, prune=None).train is None  # then it is not used
 
 
 def test_tuning_sample_that_is_calibrated_or_evaluated_on_is_told(ready: Project) -> None:

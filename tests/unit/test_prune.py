@@ -14,6 +14,7 @@ from torch import nn
 
 from edgeport.dataset import Dataset, open_dataset
 from edgeport.errors import ConfigError, StageError
+from edgeport.pruning.recalibrate import recalibrate_batch_norm
 from edgeport.pruning.structure import Structure, apply_structure
 from edgeport.stages.context import Context
 from edgeport.stages.prune import Prune
@@ -132,6 +133,26 @@ def test_statistics_are_measured_on_training_samples_first(resnet: Model, tmp_pa
     expected = first.mean((0, 2, 3))  # atol: float32 sums in another order
     torch.testing.assert_close(fresh.module.get_buffer("bn.running_mean"), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(stale.module.get_buffer("bn.running_mean"), expected, atol=1e-2)
+
+
+def test_what_cut_channels_carried_is_made_up_for(resnet: Model, tmp_path: Path) -> None:
+    data, unseen = samples(tmp_path, 256), torch.from_numpy(next(samples(tmp_path, 64, seed=2).batches(64)).inputs[0])
+
+    plain, said_plain = Prune(ratio=0.5)(resnet, Context())
+    repaired, said = Prune(ratio=0.5)(resnet, Context(calibrate=data))
+
+    assert said_plain["compensation"] == {
+        "skipped": "no training or calibration samples; what cut channels carried is lost"
+    }
+    compensation = said["compensation"]
+    assert isinstance(compensation, dict)
+    assert (compensation["data"], compensation["samples"]) == ("--calibrate", 256)
+    assert compensation["layers"] >= 5
+    only_norms = recalibrate_batch_norm(plain.module, (batch.inputs for batch in data.batches(32)))
+    with torch.no_grad():
+        exact = resnet.module(unseen)
+        errors = [float((cut(unseen) - exact).square().mean()) for cut in (only_norms, repaired.module)]
+    assert errors[1] < 0.9 * errors[0]  # random weights: channels have little in common
 
 
 def test_at_most_512_samples_spread_over_the_data(resnet: Model, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_weights_are_within_the_bytes(resnet: Model, context: Context, size: Bud
 
 
 def test_sensitivity_of_a_ratio_costs_what_uniform_costs(resnet: Model, context: Context) -> None:
-    _, uniform = Prune(ratio=0.5)(resnet, context)
-    _, sensitive = Prune(ratio=0.5, allocation="sensitivity")(resnet, context)
+    _, uniform = Prune(ratio=0.3)(resnet, context)
+    _, sensitive = Prune(ratio=0.3, allocation="sensitivity")(resnet, context)
 
     assert 0 < sensitive["macs_after"] <= uniform["macs_after"]  # type: ignore[operator]  # numbers
     assert sensitive["groups"] != uniform["groups"]
