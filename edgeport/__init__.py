@@ -45,7 +45,8 @@ def build(  # noqa: PLR0913  # one parameter a flag of `edgeport build`, with th
     output: str | None = None,
     config: str | None = None,
     seed: int | None = None,
-    importance: Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "reconstruction", "auto"] | None = None,
+    importance: Literal["l1", "l2", "fpgm", "group", "bn", "taylor", "activation", "reconstruction", "auto"]
+    | None = None,
     allocation: Literal["uniform", "even", "global", "sensitivity"] | None = None,
     macs: float | None = None,
     size: str | float | None = None,

@@ -112,7 +112,9 @@ def find_readers(module: GraphModule, groups: Groups) -> list[Reader]:
     )
 
     def is_own(value: Any) -> bool:
-        return isinstance(value, Node) and value.op == "get_attr" and uses[id(_attribute(module, str(value.target)))] == 1
+        return (
+            isinstance(value, Node) and value.op == "get_attr" and uses[id(_attribute(module, str(value.target)))] == 1
+        )
 
     found = []
     for node in module.graph.nodes:
@@ -163,6 +165,7 @@ class Compensation:
         with torch.no_grad():
             for batch in batches:
                 gathering.run(*[torch.as_tensor(value) for value in batch])
+                gathering.samples += len(batch[0])
         self._halves = gathering.halves
 
     def readings(self, group: ChannelGroup) -> list[Reading] | None:
@@ -182,7 +185,9 @@ class Compensation:
                 Reading(
                     products=torch.einsum("oit,ojt->ij", weight, weight),
                     covariance=(halves[0] + halves[1]).covariance(is_centred=reader.constant is not None),
-                    places=torch.from_numpy(np.stack([place if len(place) else np.zeros(size, int) for place in places])),
+                    places=torch.from_numpy(
+                        np.stack([place if len(place) else np.zeros(size, int) for place in places])
+                    ),
                     seen=torch.tensor([bool(len(place)) for place in places]),
                 )
             )
@@ -277,11 +282,6 @@ class _Gathering(Interpreter):
         self.halves: dict[Place, tuple[Moments, Moments]] = {}
         self.generator = torch.Generator().manual_seed(0)
         self.samples = 0
-
-    def run(self, *inputs: torch.Tensor) -> Any:
-        result = super().run(*inputs)
-        self.samples += len(inputs[0])
-        return result
 
     def run_node(self, n: Node) -> Any:  # fx's own signature
         result = super().run_node(n)

@@ -40,9 +40,7 @@ class Yardstick:
         from edgeport.quant.trial import first_batches, trial_samples
 
         if context.tune is None:
-            raise ConfigError(
-                f"{why} compares networks on samples: give --tune DATA, or more --calibrate DATA"
-            )
+            raise ConfigError(f"{why} compares networks on samples: give --tune DATA, or more --calibrate DATA")
         size = 32 if model.has_dynamic_batch else 1
         count = TRIALS * trial_samples([spec.shape for spec in model.inputs])
         self.batches: Batches = first_batches(context.tune, count, size=size)

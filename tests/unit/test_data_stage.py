@@ -112,7 +112,9 @@ def test_training_data_is_opened_only_where_it_is_used(ready: Project) -> None:
         opened(ready, train="nothing.npz")
 
 
-@pytest.mark.parametrize("how", [{"prune": "0.5"}, {"prune": "fine:0.5"}, {"prune": "layer:1"}, {"prune": None, "macs": 0.5}])
+@pytest.mark.parametrize(
+    "how", [{"prune": "0.5"}, {"prune": "fine:0.5"}, {"prune": "layer:1"}, {"prune": None, "macs": 0.5}]
+)
 def test_a_float_build_that_prunes_uses_its_samples(ready: Project, how: dict[str, object]) -> None:
     data = opened(ready, precision="float32", distill=0, train=samples(ready.folder / "train.npz", 8, 9), **how)
     plain = opened(ready, precision="float32", prune=None, distill=0)

@@ -178,7 +178,8 @@ def test_at_most_512_samples_spread_over_the_data(resnet: Model, tmp_path: Path)
         (Prune(ratio=0.5, channel_multiple=0), "channel_multiple is 0; it must be at least 1"),
         (
             Prune(ratio=0.5, importance="l11"),
-            r"unknown importance 'l11'; known: l1, l2, fpgm, group, bn, taylor, activation, reconstruction, auto \(did you mean l1\?\)",
+            r"unknown importance 'l11'; known: l1, l2, fpgm, group, bn, taylor, activation, reconstruction, auto"
+            r" \(did you mean l1\?\)",
         ),
     ],
 )

@@ -26,9 +26,10 @@ class Twins(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(3, 6, 1)
         self.reader = reader
+        weight, bias = self.first.parameters()
         with torch.no_grad():
-            self.first.weight[5] = 2 * self.first.weight[0] - self.first.weight[3]
-            self.first.bias[5] = 4.0
+            weight[5] = 2 * weight[0] - weight[3]
+            bias[5] = 4.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.first(x)
@@ -38,10 +39,11 @@ class Twins(nn.Module):
 
 
 def normed() -> nn.Module:
-    layer = nn.Sequential(nn.Conv2d(6, 2, 1, bias=False), nn.BatchNorm2d(2))
-    layer[1].running_mean.uniform_(-1, 1)
-    layer[1].running_var.uniform_(0.5, 2)
-    return layer
+    norm = nn.BatchNorm2d(2)
+    statistics = dict(norm.named_buffers())
+    statistics["running_mean"].uniform_(-1, 1)
+    statistics["running_var"].uniform_(0.5, 2)
+    return nn.Sequential(nn.Conv2d(6, 2, 1, bias=False), norm)
 
 
 def pictures(count: int = SAMPLES, seed: int = 0) -> torch.Tensor:
@@ -98,10 +100,11 @@ def test_weights_are_those_of_a_least_squares_fit() -> None:
 
 def test_noise_makes_up_for_nothing() -> None:
     """Eight pairs of sixteen unrelated inputs fit anything; the other half of the samples shows that it is nothing."""
-    network = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4)).eval()
+    first = nn.Linear(16, 16)
+    network = nn.Sequential(first, nn.Linear(16, 4)).eval()
     with torch.no_grad():
-        network[0].weight.copy_(torch.eye(16))
-        network[0].bias.zero_()
+        first.weight.copy_(torch.eye(16))
+        first.bias.zero_()
     noise = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
     module = traced(network, (noise[:2],))
     groups = find_groups(module, (noise[:2],))
@@ -137,7 +140,9 @@ def test_what_is_read_twice_or_in_groups_stays() -> None:
 
 
 def test_too_wide_layers_stay() -> None:
-    module = traced(nn.Sequential(nn.Linear(4, MOST_CHANNELS + 1), nn.Linear(MOST_CHANNELS + 1, 2)), (torch.ones(2, 4),))
+    module = traced(
+        nn.Sequential(nn.Linear(4, MOST_CHANNELS + 1), nn.Linear(MOST_CHANNELS + 1, 2)), (torch.ones(2, 4),)
+    )
 
     readers = find_readers(module, find_groups(module, (torch.ones(2, 4),)))
 
