@@ -20,8 +20,8 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from edgeport.pruning.elimination import Reading
 from edgeport.pruning.operation import arguments, operator_name
+from edgeport.pruning.recalibrate import formatted
 from edgeport.pruning.surgery import alive_labels
-from edgeport.training.teacher import laid_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -161,7 +161,7 @@ class Compensation:
             batches: one array (n, ...) a network input.
         """
         self._module, self._groups, self._readers = module, groups, find_readers(module, groups)
-        gathering = _Gathering(laid_out(copy.deepcopy(module)), {reader.place for reader in self._readers})
+        gathering = _Gathering(formatted(copy.deepcopy(module), torch.channels_last), {reader.place for reader in self._readers})
         with torch.no_grad():
             for batch in batches:
                 gathering.run(*[torch.as_tensor(value) for value in batch])
@@ -219,8 +219,8 @@ class Compensation:
         moments = halves[0] + halves[1]
         shares = _shares(moments.covariance(is_centred=is_centred), stays, ridge)
         with torch.no_grad():
-            weight = _by_output(pruned.get_parameter(reader.weight), reader)
-            weight += torch.einsum("oit,ij->ojt", cut, shares).to(weight.dtype)
+            weight = _outputs_first(pruned.get_parameter(reader.weight), reader)
+            weight += torch.einsum("oit,ij->ojt", cut, shares).reshape(weight.shape).to(weight.dtype)
             if reader.constant is not None:
                 constant = cut.sum(2) @ (moments.means[~stays] - shares @ moments.means[stays])
                 target = _attribute(pruned, reader.constant)
@@ -235,9 +235,13 @@ def _attribute(module: GraphModule, path: str) -> torch.Tensor:
 
 
 def _by_output(weight: torch.Tensor, reader: Reader) -> torch.Tensor:
-    """Return a view of a weight, `(outputs, inputs, taps)`."""
-    laid = weight if reader.inputs == 1 else weight.transpose(0, 1)
-    return laid.unsqueeze(2) if laid.dim() == 2 else laid.flatten(2)
+    """Return a weight as `(outputs, inputs, taps)`."""
+    laid = _outputs_first(weight, reader)
+    return laid.reshape(*laid.shape[:2], -1)
+
+
+def _outputs_first(weight: torch.Tensor, reader: Reader) -> torch.Tensor:
+    return weight if reader.inputs == 1 else weight.transpose(0, 1)
 
 
 def _shares(covariance: torch.Tensor, stays: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -245,7 +249,8 @@ def _shares(covariance: torch.Tensor, stays: torch.Tensor, ridge: float) -> torc
     kept = covariance[stays][:, stays]
     least = kept.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     ridged = kept + torch.eye(len(kept), dtype=kept.dtype) * least * ridge
-    return torch.linalg.solve(ridged, covariance[stays][:, ~stays]).T
+    solved: torch.Tensor = torch.linalg.solve(ridged, covariance[stays][:, ~stays])
+    return solved.T
 
 
 def _least_loss(

@@ -30,7 +30,7 @@ def recalibrate_batch_norm(module: GraphModule, batches: Iterable[Sequence[np.nd
     Raises:
         ValueError: no batches.
     """
-    result = _formatted(copy.deepcopy(module), torch.channels_last)
+    result = formatted(copy.deepcopy(module), torch.channels_last)
     if not batch_norms(result):
         return copy.deepcopy(module)
     runner = _Recalibrating(result)
@@ -40,7 +40,7 @@ def recalibrate_batch_norm(module: GraphModule, batches: Iterable[Sequence[np.nd
             runner.run(*[_channels_last(torch.as_tensor(value)) for value in batch])
     if not runner.seen:
         raise ValueError("no batches to recalibrate with")
-    return _formatted(result, torch.contiguous_format)
+    return formatted(result, torch.contiguous_format)
 
 
 def batch_norms(module: GraphModule) -> list[Node]:
@@ -52,7 +52,8 @@ def batch_norms(module: GraphModule) -> list[Node]:
     ]
 
 
-def _formatted(module: GraphModule, memory_format: torch.memory_format) -> GraphModule:
+def formatted(module: GraphModule, memory_format: torch.memory_format) -> GraphModule:
+    """Lay a network's convolution weights out; the same network, for chaining."""
     return module.to(memory_format=memory_format)  # type: ignore[no-any-return,call-overload]  # torch's stub lacks it
 
 
