@@ -161,7 +161,8 @@ class Compensation:
             batches: one array (n, ...) a network input.
         """
         self._module, self._groups, self._readers = module, groups, find_readers(module, groups)
-        gathering = _Gathering(formatted(copy.deepcopy(module), torch.channels_last), {reader.place for reader in self._readers})
+        laid_out = formatted(copy.deepcopy(module), torch.channels_last)
+        gathering = _Gathering(laid_out, {reader.place for reader in self._readers})
         with torch.no_grad():
             for batch in batches:
                 gathering.run(*[torch.as_tensor(value) for value in batch])
