@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeport.lowering import notes
+from edgeport.quant.scheme import Scheme
 from edgeport.stages.pack import artifact_name
 from edgeport.store import Store, digest
 from edgeport.types import Metric, StageRecord, TargetResult
@@ -68,6 +69,8 @@ class Validating:
                 elsewhere = self._elsewhere(target, built[target.name], inputs)
                 seconds += found.seconds + elsewhere.seconds
                 said_here = [*self._unused_labels(found.metrics), *elsewhere.notes]
+                if unlike := self._unlike_training(target, shipped):
+                    said_here.append(f"not compared with the int8 network that was trained: the file has {unlike}")
                 said_here += board_notes(target, shipped.costs, found.metrics)
                 sources = {at.removeprefix("@") or target.name: one.source for at, one in target.cost_models.items()}
                 figures_here = {**elsewhere.figures, "predicted_from": sources} if sources else elsewhere.figures
@@ -166,7 +169,9 @@ class Validating:
         folder = self.store.get(key)
         if folder is None:
             start = time.perf_counter()
-            known = self._with_simulated(reference(self.store, self.chain, self.samples, self.progress), target)
+            known = reference(self.store, self.chain, self.samples, self.progress)
+            if self.plan.qat and not self._unlike_training(target, shipped):
+                known = self._with_simulated(known, target)
             metrics = validate(
                 shipped.artifact,
                 floating.artifact,
@@ -184,13 +189,18 @@ class Validating:
             return found
         return msgspec.json.decode((folder / "metrics.json").read_bytes(), type=_Validated)
 
+    def _unlike_training(self, target: TargetProfile, shipped: Lowered) -> str:
+        """Return what training on int8 did not see of a file, in words; empty: nothing."""
+        if not self.plan.qat or shipped.scheme is None:
+            return ""
+        trained = Scheme.of(target, self.plan.weight_bits)
+        return " and ".join(shipped.scheme.unlike(trained, backend=target.backend))
+
     def _with_simulated(self, known: Reference, target: TargetProfile) -> Reference:
-        """Add what the int8 network of quantization-aware training answers on this target, where there was one."""
+        """Add what the int8 network of quantization-aware training answers on this target."""
         from edgeport.backends import backend
         from edgeport.validation.simulated import simulated_answers
 
-        if not self.plan.qat:
-            return known
         bits = self.plan.weight_bits or target.int8.weight_bits
         arithmetic = backend(target.backend).arithmetic
         found = simulated_answers(self.chain.model(), bits, arithmetic, self.samples, self.progress)

@@ -38,3 +38,20 @@ class Scheme:
     def of(cls, profile: TargetProfile, weight_bits: WeightBits | None = None) -> Scheme:
         """Return what a target asks for, before anything was chosen for a network; with fewer bits where asked for."""
         return cls(weight_bits=weight_bits or profile.int8.weight_bits, io=profile.int8.io)
+
+    def unlike(self, trained: Scheme, *, backend: str) -> tuple[str, ...]:
+        """Return what sets the numbers of this file apart from those of another scheme, in words.
+
+        In ONNX Runtime's files signed activations are the unsigned ones shifted: the same numbers.
+
+        Args:
+            trained: what quantization-aware training computed.
+            backend: of the file.
+        """
+        changes = {
+            f"{self.weight_bits}-bit weights": self.weight_bits != trained.weight_bits,
+            "symmetric activations": self.activation != trained.activation and backend == "openvino",
+            "one weight scale a layer": self.per_channel != trained.per_channel,
+            f"layers in {', '.join(sorted(set(self.raised.values())))}": self.raised != trained.raised,
+        }
+        return tuple(words for words, is_so in changes.items() if is_so)

@@ -37,6 +37,7 @@ class Lowered:
         costs: an operator a row, read from the file.
         quality: `findings` and figures of the graph check (JSON values).
         seconds: wall seconds that it took when it was made.
+        scheme: how an int8 file is written; None: it is no such file.
         chosen: what was measured and chosen for this network before it was written this way (JSON values).
         chosen_notes: what the report should say about that.
     """
@@ -46,6 +47,7 @@ class Lowered:
     costs: tuple[OpCost, ...]
     quality: dict[str, object]
     seconds: float
+    scheme: Scheme | None = None
     chosen: Mapping[str, object] = field(default_factory=dict)
     chosen_notes: tuple[str, ...] = ()
 
@@ -127,6 +129,7 @@ def lower(  # noqa: PLR0913  # keyword-only past the third
         costs=tuple(written.costs),
         quality=written.quality,
         seconds=written.seconds,
+        scheme=scheme if precision == "int8" else None,
     )
 
 
