@@ -167,7 +167,11 @@ class Compensation:
             for batch in batches:
                 gathering.run(*[torch.as_tensor(value) for value in batch])
                 gathering.samples += len(batch[0])
-        self._halves = gathering.halves
+        self._halves = {
+            place: halves
+            for place, halves in gathering.halves.items()
+            if all(bool(half.products.isfinite().all()) for half in halves)
+        }
 
     def readings(self, group: ChannelGroup) -> list[Reading] | None:
         """Return how layers read a group's channels; None where there is a channel that none of them reads."""

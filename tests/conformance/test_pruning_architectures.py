@@ -22,6 +22,8 @@ from torch.fx import GraphModule
 
 import edgeport
 from edgeport.graph.network import Network
+from edgeport.pruning.compensate import Compensation
+from edgeport.pruning.elimination import elimination_scores
 from edgeport.pruning.groups import Groups, find_groups
 from edgeport.pruning.masking import mask_channels
 from edgeport.pruning.structure import describe
@@ -31,6 +33,7 @@ from edgeport.types import TensorSpec
 
 # In double precision only the order of summation differs: a million operations, each 1.1e-16 of the largest value.
 RELATIVE = 1e-9
+WIDEST_SCORED = 128  # channels of a group whose scores are computed here
 pytestmark = pytest.mark.skipif(not is_installed(), reason="timm is not installed: pip install 'edgeport[test]'")
 
 
@@ -125,6 +128,27 @@ def test_pruned_equals_masked(name: str) -> None:
     assert float((pruned - masked).abs().max()) <= RELATIVE * largest
     assert float((masked[0] - masked[1]).abs().max()) > 1e-6 * largest  # it still looks at its input
     assert float((masked - output(double, inputs)).abs().max()) > 1e-3 * largest  # and half of it is gone
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in chosen()])
+def test_layers_that_read_cut_channels_are_repaired(name: str) -> None:
+    entry = next(entry for entry in architectures() if entry.name == name)
+    module, groups, kept = case(name)
+    compensation = Compensation(module, groups, [entry.inputs(4)])
+    pruned = prune_channels(module, groups, kept)
+
+    assert compensation.apply(pruned, kept) > 0
+
+    assert bool(output(pruned, entry.inputs(2)).isfinite().all())
+    scored = 0
+    for group in groups.groups:
+        found = compensation.readings(group) if group.channels <= WIDEST_SCORED else None
+        if found is not None:
+            scores = elimination_scores(found, group.channels)
+            assert scores.shape == (group.channels,)
+            assert bool(np.isfinite(scores).all())
+            scored += 1
+    assert scored > 0
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in chosen()])
