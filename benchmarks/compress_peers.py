@@ -14,7 +14,7 @@ EPOCHS = "3"  # both have the same multiply-adds, so these are equal core-second
 TRAINED = "0:20000"  # of the training set
 MACS = {"projected": 0.5, "mobile": 0.5}  # network of compress_networks.py -> share that stays
 OURS = {  # chosen on cifar10-tune, and on images of the training set that no student saw
-    "projected": ("--prune", "layer:2", "--allocation", "sensitivity", "--importance", "group"),
+    "projected": ("--prune", "layer:2", "--allocation", "sensitivity", "--importance", "reconstruction"),
     "mobile": ("--allocation", "sensitivity", "--importance", "reconstruction"),
 }
 SEEDS = {"projected": range(3), "mobile": range(6)}  # of the training; what is cut does not depend on it
