@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "docs" / "compress.json", ROOT / "docs" / "compress.md"
 FACTORS = {  # times fewer multiply-adds -> how
     2.1: ("--allocation", "sensitivity", "--importance", "reconstruction", "--distill", "12"),
-    2.6: ("--prune", "layer:10", "--allocation", "sensitivity", "--importance", "reconstruction", "--distill", "20"),
+    2.6: ("--prune", "layer:10", "--allocation", "sensitivity", "--distill", "20"),
 }
 SMALL = ("--prune", "layer:10", "--macs", "0.375", "--weight-bits", "4", "--distill", "20", "--qat", "2")
 RUNTIMES = {"arm64": "model.tflite", "intel": "model.xml", "cpu": "model.onnx"}
