@@ -211,6 +211,12 @@ def _figure(found: Mapping[str, Any], target: str, name: str) -> float:
     return next(float(metric["value"]) for metric in metrics if metric["name"] == name)
 
 
+def _commit() -> str:
+    """Return the commit that figures are of, empty outside a checkout."""
+    done = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, capture_output=True, check=False)
+    return done.stdout.decode().strip()
+
+
 PARTS: Mapping[str, Callable[[Bench], Figures]] = {
     "baseline": Bench.baseline,
     **{f"fewer-{factor}": partial(Bench.fewer, factor=factor) for factor in FACTORS},
@@ -238,7 +244,7 @@ def main() -> None:
         bench = Bench(arguments, Path(folder))
         for name in chosen:
             features = sorted(cpu_features() & {"avx2", "avx512f", "avx512_vnni", "amx_int8"})
-            figures = {**PARTS[name](bench), "processor": ", ".join(features)}
+            figures = {**PARTS[name](bench), "processor": ", ".join(features), "commit": _commit()}
             results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
             RESULTS.write_text(json.dumps({**results, name: figures}, indent=1, sort_keys=True) + "\n")
     PAGE.write_text(page(json.loads(RESULTS.read_text())))

@@ -13,23 +13,25 @@ def page(results: Figures) -> str:
     """Return the page; a part that was not run is missing from it, and said to be."""
     written = [_PARTS[name](results[name]) for name in _PARTS if name in results]
     missing = [name for name in _PARTS if name not in results]
-    processors: dict[str, list[str]] = {}
-    for name in (name for name in _PARTS if name in results):
-        processors.setdefault(results[name]["processor"], []).append(name)
-    places = "; ".join(f"{', '.join(parts)} on x86-64 with {features}" for features, parts in processors.items())
     head = [
         "# Smaller networks, and what they lose",
         "",
         "Written by `python benchmarks/compress.py --data ../shared/data`, which also takes single parts (`--parts`)."
-        f" Measured with one thread, batch one: {places}. Images are JPEG CIFAR-10; top-1 is percent"
-        " of the 8,000 images of `cifar10-report`, whose own standard error is about 0.35 points; settings were"
-        " chosen on other images. Core-seconds are CPU seconds of whole builds, evaluation included, on a shared"
-        " machine.",
+        " Measured with one thread, batch one, on the processors and at the commits of the last table. Images are JPEG"
+        " CIFAR-10; top-1 is percent of the 8,000 images of `cifar10-report`, whose own standard error is about 0.35"
+        " points; settings were chosen on other images. Core-seconds are CPU seconds of whole builds, evaluation"
+        " included, on a shared machine.",
         "",
     ]
     if missing:
         head += [f"Not measured yet: {', '.join(missing)}.", ""]
+    written.append(_origins({name: results[name] for name in _PARTS if name in results}))
     return "\n".join([*head, *(line for part in written for line in (*part, ""))]).rstrip() + "\n"
+
+
+def _origins(parts: Mapping[str, Figures]) -> list[str]:
+    rows = [(name, f"x86-64 with {found['processor']}", found["commit"]) for name, found in parts.items()]
+    return ["## Where these figures come from", "", *_table(("part", "processor", "commit"), rows)]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -72,7 +74,8 @@ def _fewer(found: Figures) -> list[str]:
         f"## ResNet-56 with {steps[0]['macs'] / steps[-1]['macs']:.2f}x fewer multiply-adds",
         "",
         f"`{found['command']}`: {lost:+.2f} points of top-1 lost in float,"
-        f" {steps[0]['top1'] - steps[-1]['top1']:+.2f} in int8; {found['core_seconds']} core-seconds.",
+        f" {steps[0]['top1'] - steps[-1]['top1']:+.2f} in int8; {found['core_seconds']} core-seconds."
+        + _remark(found),
         "",
         *_steps(steps),
     ]
