@@ -74,8 +74,7 @@ def _fewer(found: Figures) -> list[str]:
         f"## ResNet-56 with {steps[0]['macs'] / steps[-1]['macs']:.2f}x fewer multiply-adds",
         "",
         f"`{found['command']}`: {lost:+.2f} points of top-1 lost in float,"
-        f" {steps[0]['top1'] - steps[-1]['top1']:+.2f} in int8; {found['core_seconds']} core-seconds."
-        + _remark(found),
+        f" {steps[0]['top1'] - steps[-1]['top1']:+.2f} in int8; {found['core_seconds']} core-seconds." + _remark(found),
         "",
         *_steps(steps),
     ]
