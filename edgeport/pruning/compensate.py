@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
+from edgeport.graph.canonical import attribute
 from edgeport.pruning.elimination import Reading
 from edgeport.pruning.operation import arguments, operator_name
 from edgeport.pruning.recalibrate import formatted
 from edgeport.pruning.surgery import alive_labels
+from edgeport.pruning.votes import READERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -33,11 +35,6 @@ if TYPE_CHECKING:
 POSITIONS = 64  # of a sample's pixels or tokens that count; neighbours say much the same
 MOST_CHANNELS = 4096  # layers that read more stay as they are: 128 MiB a covariance
 RIDGES = (1e-5, 1e-3, 1e-1)  # added to the variances, in means of them
-CHANNELS = {  # operator -> dimension of its weight that counts inputs, dimension of the input that has them
-    "linear": (1, -1),
-    **{f"conv{rank}d": (1, 1) for rank in (1, 2, 3)},
-    **{f"conv_transpose{rank}d": (0, 1) for rank in (1, 2, 3)},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +102,7 @@ def find_readers(module: GraphModule, groups: Groups) -> list[Reader]:
     A weight, bias or norm that is used twice stays as it is.
     """
     uses = Counter(
-        id(_attribute(module, str(node.target)))
+        id(attribute(module, str(node.target)))
         for node in module.graph.nodes
         if node.op == "get_attr"
         for _ in node.users
@@ -113,15 +110,15 @@ def find_readers(module: GraphModule, groups: Groups) -> list[Reader]:
 
     def is_own(value: Any) -> bool:
         return (
-            isinstance(value, Node) and value.op == "get_attr" and uses[id(_attribute(module, str(value.target)))] == 1
+            isinstance(value, Node) and value.op == "get_attr" and uses[id(attribute(module, str(value.target)))] == 1
         )
 
     found = []
     for node in module.graph.nodes:
         kind = operator_name(node)
-        if kind not in CHANNELS:
+        if kind not in READERS:
             continue
-        named, (inputs, dimension) = arguments(node), CHANNELS[kind]
+        named, inputs = arguments(node), 0 if kind.startswith("conv_transpose") else 1
         weight = named["weight"]
         if not is_own(weight) or named.get("groups", 1) != 1:
             continue
@@ -136,7 +133,7 @@ def find_readers(module: GraphModule, groups: Groups) -> list[Reader]:
         )
         found.append(
             Reader(
-                place=(named["input"].name, dimension),
+                place=(named["input"].name, READERS[kind]),
                 node=weight.name,
                 weight=str(weight.target),
                 inputs=inputs,
@@ -228,15 +225,9 @@ class Compensation:
             weight += torch.einsum("oit,ij->ojt", cut, shares).reshape(weight.shape).to(weight.dtype)
             if reader.constant is not None:
                 constant = cut.sum(2) @ (moments.means[~stays] - shares @ moments.means[stays])
-                target = _attribute(pruned, reader.constant)
+                target = attribute(pruned, reader.constant)
                 target += reader.sign * constant.to(target.dtype)
         return True
-
-
-def _attribute(module: GraphModule, path: str) -> torch.Tensor:
-    owner, _, name = path.rpartition(".")
-    value: torch.Tensor = getattr(module.get_submodule(owner), name)
-    return value
 
 
 def _by_output(weight: torch.Tensor, reader: Reader) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.fx import GraphModule, Node
 
+from edgeport.graph.canonical import attribute
 from edgeport.pruning import rules_attention, rules_layers, rules_shapes, rules_values
 from edgeport.pruning.heads import head_dimensions
 from edgeport.pruning.labels import NOT_PINNED, Axes, Indices, Labels
@@ -169,15 +170,10 @@ class _Walk:
         return axes[: len(self.shapes[node])]
 
     def _parameter(self, node: Node) -> Axes:
-        value = self.attribute(str(node.target))
+        value = attribute(self.module, str(node.target))
         if id(value) not in self._shared:
             self._shared[id(value)] = tuple(self.labels.fresh(size) if size > 1 else None for size in value.shape)
         return self._shared[id(value)]
-
-    def attribute(self, path: str) -> torch.Tensor:
-        owner, _, name = path.rpartition(".")
-        value: torch.Tensor = getattr(self.module.get_submodule(owner), name)
-        return value
 
     def _operator(self, node: Node) -> Any:
         named = arguments(node)
@@ -206,7 +202,7 @@ class _Walk:
         axis, weight = self.axes[weight][dimension], self._origin(weight)
         if weight.op != "get_attr" or axis is None or not np.array_equal(self.axes[weight][dimension], axis):
             return
-        key = (id(self.attribute(str(weight.target))), dimension)
+        key = (id(attribute(self.module, str(weight.target))), dimension)
         if key not in self._seen:
             self._seen.add(key)
             name = str(weight.target)

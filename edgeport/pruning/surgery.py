@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
+from edgeport.graph.canonical import attribute
 from edgeport.pruning.operation import arguments, operator_name, set_argument
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _slice_attributes(module: GraphModule, groups: Groups, alive: Alive) -> None
         for node in module.graph.nodes
         if node.op == "get_attr" and node.name in groups.axes  # a subgraph has none
     }
-    values = {path: _get(module, path) for path in used}
+    values = {path: attribute(module, path) for path in used}
     values |= dict(module.named_parameters(remove_duplicate=False))
     values |= dict(module.named_buffers(remove_duplicate=False))
     axes = {id(values[path]): path_axes for path, path_axes in used.items()}
@@ -96,12 +97,6 @@ def _slice_attributes(module: GraphModule, groups: Groups, alive: Alive) -> None
             done[id(value)] = _sliced(value, path, axes[id(value)], alive)
         owner, _, name = path.rpartition(".")
         setattr(module.get_submodule(owner), name, done[id(value)])
-
-
-def _get(module: GraphModule, path: str) -> torch.Tensor:
-    owner, _, name = path.rpartition(".")
-    value: torch.Tensor = getattr(module.get_submodule(owner), name)
-    return value
 
 
 def _sliced(value: torch.Tensor, path: str, axes: Axes, alive: Alive) -> torch.Tensor:
