@@ -198,7 +198,7 @@ def test_what_is_missing_is_told_before_the_training(tmp_path: Path) -> None:
         ready.chain(repair_bias=True, train=plain).records()
     assert "distill" not in ready.progress.labels
     with pytest.raises(ConfigError, match="needs labelled samples to choose on; give --tune DATA with labels"):
-        ready.chain(repair_bias=True, precision="float32").records()
+        ready.chain(repair_bias=True, precision="float32", prune=None).records()
     tuned = ready.chain(repair_bias=True, precision="float32", tune=samples(tmp_path / "tune.npz", 40, 8))
     assert [record.name for record in tuned.records()] == ["trace", "prune", "distill", "repair"]
 
