@@ -51,8 +51,26 @@ def _prune_line(stage: StageRecord) -> str:
     return (
         f"multiply-adds {units.count(before)} -> {units.count(after)} ({before / after:.2f}x fewer), "
         f"parameters {units.count(weights_before)} -> {units.count(weights_after)}"
-        f"{_how_cut(stage)}{_left_out(stage)}{_whole_lines(stage)}"
+        f"{_how_cut(stage)}{_repair_lines(stage)}{_left_out(stage)}{_whole_lines(stage)}"
     )
+
+
+def _repair_lines(stage: StageRecord) -> str:
+    """Return what was done for the cut network without training, and why where it was not."""
+    lines = []
+    compensation, recalibration = stage.metrics.get("compensation"), stage.metrics.get("recalibration")
+    if isinstance(compensation, dict):
+        made = f"{compensation.get('layers')} layers make up for cut channels"
+        lines.append(_repair(compensation, made))
+    if isinstance(recalibration, dict):
+        lines.append(_repair(recalibration, "batch norms measured again"))
+    return "".join(f"\n{INDENT}{line}" for line in lines)
+
+
+def _repair(facts: Mapping[str, object], done: str) -> str:
+    if "skipped" in facts:
+        return f"not repaired: {facts['skipped']}"
+    return f"repaired: {done}, on {facts['samples']} samples of {facts['data']}"
 
 
 def _how_cut(stage: StageRecord) -> str:
@@ -65,6 +83,8 @@ def _how_cut(stage: StageRecord) -> str:
         parts.append(f"importance {facts['used']}{f', the best of {tried}' if tried else ''}")
         if others := facts.get("by_l1"):
             parts.append(f"l1 for {', '.join(str(layers[0]) for layers in others)}")
+        if others := facts.get("by_group"):
+            parts.append(f"group for {', '.join(str(layers[0]) for layers in others)}")
     if options.get("allocation", "uniform") != "uniform":
         parts.append(f"{options['allocation']} allocation")
     if "budget" in stage.metrics:

@@ -226,3 +226,15 @@ def test_cores_have_a_table_of_their_own() -> None:
     assert not any(line.startswith("agreement@cortex-a53") for line in lines)
     assert any("agreement@tflite-runtime is 94" in line for line in lines)  # the reason of the verdict
     assert any(line.startswith("same answer, float file|100.00 %") for line in lines)
+
+
+def test_repairs_of_a_cut_are_told_and_what_was_not_repaired() -> None:
+    on = {"data": "--calibrate", "samples": 160}
+    repaired = {**PRUNE.metrics, "compensation": {**on, "layers": 19}, "recalibration": on}
+    skipped = {**repaired, "compensation": {"skipped": "no samples"}, "recalibration": {"skipped": "no batch norm"}}
+    lines, others = (printed(report((), replace(PRUNE, metrics=metrics), VALIDATE)) for metrics in (repaired, skipped))
+
+    assert "repaired: 19 layers make up for cut channels, on 160 samples of --calibrate" in map(str.strip, lines)
+    assert "repaired: batch norms measured again, on 160 samples of --calibrate" in map(str.strip, lines)
+    assert "not repaired: no samples" in map(str.strip, others)
+    assert "not repaired: no batch norm" in map(str.strip, others)
